@@ -1,10 +1,11 @@
 """The seams of the worker: what a job, a predictor and the pipeline between them promise each other; no behaviour.
 
 ```
-Job.lease -> Task -> (staged file) -> ImageHeader -> credits -> DecodedImage -> Predictor.predict -> Answer -> Job.answer -> acked
+Job.lease -> Task -> Fetcher.fetch -> staged file -> ImageHeader -> byte credits -> DecodedImage
+          -> Predictor.predict -> Answer -> Job.answer -> acked -> staged file removed
 ```
-A job is a source and a sink in one object, because both speak about the same leases; the pipeline knows nothing of HTTP or
-SQL, a job nothing of memory, a predictor nothing of either.
+A job is a source and a sink in one object, because both speak about the same leases; the pipeline knows nothing of
+HTTP or SQL, a job nothing of memory, a predictor nothing of either.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -137,6 +138,17 @@ class Job(Protocol):
 
     def close(self) -> None:
         """Stop threads and close connections; what is outstanding stays answerable by a successor."""
+
+
+class Fetcher(Protocol):
+    """The only way to an image's bytes; hostile URLs and hosts end here."""
+
+    def fetch(self, url: str, into: BinaryIO, at_most_bytes: int) -> int:
+        """Stream the bytes of `url` into `into`; how many they were.
+
+        Raises RejectItem where the image is bad for good (404, refused address, too large), RetryLater where it may
+        still come.
+        """
 
 
 class Predictor(Protocol):
