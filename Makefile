@@ -1,0 +1,51 @@
+# The verbs of Tidegate. `make` alone lists them; each sets up what it needs.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+CONTROL := .venv/control/bin
+WORKER := .venv/worker/bin
+
+.PHONY: help
+help: ## List the verbs
+	@awk 'BEGIN {FS = ":.*## "; print "usage: make VERB\n"} \
+	  /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Make both environments and install the Debian packages that are missing
+	@scripts/setup
+
+.PHONY: setup-control
+setup-control:
+	@scripts/setup control
+
+.PHONY: test
+test: ## Lint, types, walls and every quick test; says what was skipped and why
+	@scripts/test quick
+
+.PHONY: e2e
+e2e: ## Every end-to-end scenario; against a cluster with KUBECONFIG=... IMAGE=... HOST_ADDRESS=...
+	@scripts/test e2e
+
+.PHONY: soak
+soak: ## The long kill runs
+	@scripts/test soak
+
+.PHONY: lint
+lint: setup ## Ruff, mypy and the import walls, changing nothing
+	@scripts/lint
+
+.PHONY: fmt
+fmt: setup-control ## Format the code and mend what ruff can mend
+	@$(CONTROL)/ruff check --fix --quiet . ; $(CONTROL)/ruff format --quiet .
+
+.PHONY: lock
+lock: ## Recompile the locks after a dependency changed
+	@scripts/lock
+
+.PHONY: bench-breaker
+bench-breaker: setup-control ## Trip policies against a corpus of memory traces (TRACES=dir replays your own)
+	@$(CONTROL)/python -m bench.breaker $(if $(TRACES),--traces $(TRACES))
+
+.PHONY: bench-sizing
+bench-sizing: setup-control ## Sizing policies against a history of runs (TRACE=file replays your own)
+	@$(CONTROL)/python -m bench.sizing $(if $(TRACE),--trace $(TRACE))
