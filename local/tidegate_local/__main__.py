@@ -1,0 +1,42 @@
+"""The door to the one-machine stack: hands each sub-command to the room that owns it, and does nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from typing import Final, Protocol, cast
+
+
+class Command(Protocol):
+    """What a room's command module offers; it is imported only when its command is named."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, arguments: argparse.Namespace) -> int: ...
+
+
+#: name -> (module that is a `Command`, one line of help)
+COMMANDS: Final = {
+    "podapi": ("tidegate_local.podapi.command", "serve the pod API and run its pods on this machine"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command in `argv` and return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="tidegate-local", description="The one-machine stack of Tidegate.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    named = arguments[0] if arguments else ""
+    for name, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name == named:
+            command = cast("Command", importlib.import_module(module))
+            command.add_arguments(subparser)
+            subparser.set_defaults(run=command.run)
+    parsed = parser.parse_args(arguments)
+    return cast("int", parsed.run(parsed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
