@@ -1,0 +1,1 @@
+"""What is done to one image on its way: lease, download, header, decode, infer, post."""
