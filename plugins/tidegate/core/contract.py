@@ -30,6 +30,8 @@ PLAN_ENV: Final = "TIDEGATE_PLAN"
 #: The kubelet keeps this much of /dev/termination-log.
 TERMINATION_MESSAGE_BYTES: Final = 4096
 METRICS_PORT: Final = 9464
+#: How operators mark worker pods and how scrapers, the chart and people find them.
+WORKER_LABELS: Final = {"app.kubernetes.io/name": "tidegate", "app.kubernetes.io/component": "worker"}
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB

@@ -1,0 +1,1 @@
+"""The one-machine stack: which processes make it up, how they are started, watched and ended."""

@@ -1,0 +1,75 @@
+"""The environment of the stack's Airflow and the health it reports; starts nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import requests
+
+from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout
+
+ADMIN = "admin"
+
+
+def environment(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
+    """All that differs from Airflow's defaults, with the reason where it is not plain."""
+    address = f"http://{LOOPBACK}:{ports['airflow']}"
+    return {
+        "AIRFLOW_HOME": str(layout.airflow),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        # Two cores: eight task processes at once are plenty, and each costs 150 MB.
+        "AIRFLOW__CORE__PARALLELISM": "8",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__FERNET_KEY": "",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords_file(layout)),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{layout.airflow / 'airflow.db'}",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(layout.logs / "tasks"),
+        # It binds to all addresses by default.
+        "AIRFLOW__API__HOST": LOOPBACK,
+        "AIRFLOW__API__PORT": str(ports["airflow"]),
+        "AIRFLOW__API__BASE_URL": address,
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__SECRET_KEY": layout.secret("airflow-api-secret"),
+        "AIRFLOW__API_AUTH__JWT_SECRET": layout.secret("airflow-jwt-secret"),
+        # A laptop's user waits for each step: the defaults are made for databases under load.
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "1",
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(
+            {"conn_type": "kubernetes", "extra": {"kube_config_path": str(layout.podapi / "kubeconfig")}}
+        ),
+        "PYTHONUNBUFFERED": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+def passwords_file(layout: Layout) -> Path:
+    return layout.secrets / "airflow-passwords.json"
+
+
+def write_password(layout: Layout) -> None:
+    """The admin's password, made once; without the file Airflow would print one into a log."""
+    path = passwords_file(layout)
+    path.write_text(json.dumps({ADMIN: layout.secret("airflow-admin-password")}))
+    path.chmod(0o600)
+
+
+def unhealthy(ports: dict[str, int], component: str) -> str | None:
+    """None where `component` (metadatabase, scheduler, dag_processor, triggerer) says that it is healthy."""
+    try:
+        answer = requests.get(f"http://{LOOPBACK}:{ports['airflow']}/api/v2/monitor/health", timeout=3)
+        status = answer.json()[component]["status"] if answer.ok else f"HTTP {answer.status_code}"
+    except (requests.RequestException, ValueError, KeyError) as error:
+        return f"no health from the API server ({type(error).__name__})"
+    return None if status == "healthy" else f"{component} says {status}"

@@ -1,0 +1,173 @@
+"""The processes that make up the stack, in the order they start; the supervisor runs them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+
+from tidegate.core.errors import FixConfig
+from tidegate_local.stack import airflow_config, metrics_config
+from tidegate_local.stack.layout import LOOPBACK, Layout
+from tidegate_local.stack.supervisor import Service
+
+AIRFLOW_VERSION_FILE = "database-of-version"
+
+
+def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
+    python = sys.executable
+    airflow_env = airflow_config.environment(layout, ports)
+    airflow = str(Path(python).parent / "airflow")
+
+    def of_airflow(component: str) -> Callable[[], str | None]:
+        return lambda: airflow_config.unhealthy(ports, component)
+
+    password = layout.secret("metrics-password")
+
+    def serves(name: str, path: str) -> Callable[[], str | None]:
+        return lambda: _unhealthy(f"http://{LOOPBACK}:{ports[name]}{path}", (metrics_config.USER, password))
+
+    def answers(name: str, path: str) -> Callable[[], str | None]:
+        return lambda: _unhealthy(f"http://{LOOPBACK}:{ports[name]}{path}", None)
+
+    return (
+        Service(
+            name="podapi",
+            argv=(
+                python,
+                "-m",
+                "tidegate_local",
+                "podapi",
+                "--workdir",
+                str(layout.podapi),
+                "--port",
+                str(ports["podapi"]),
+            ),
+            unhealthy=answers("podapi", "/readyz"),
+            # It ends its pods first, each with its own grace.
+            stop_seconds=40.0,
+            ports=("podapi",),
+        ),
+        Service(
+            name="jobserver",
+            argv=(
+                python,
+                "-m",
+                "tidegate_local.jobserver",
+                "--workdir",
+                str(layout.jobserver),
+                "--port",
+                str(ports["jobserver"]),
+            ),
+            unhealthy=answers("jobserver", "/healthz"),
+            ports=("jobserver",),
+        ),
+        Service(
+            name="discovery",
+            argv=(
+                python,
+                "-m",
+                "tidegate_local",
+                "discovery",
+                "--kubeconfig",
+                str(layout.podapi / "kubeconfig"),
+                "--token-file",
+                str(layout.secrets / "discovery-token"),
+                "--port",
+                str(ports["discovery"]),
+            ),
+            unhealthy=answers("discovery", "/healthz"),
+            ports=("discovery",),
+        ),
+        Service(
+            name="alertmanager",
+            argv=(
+                "prometheus-alertmanager",
+                f"--config.file={layout.alertmanager / 'alertmanager.yaml'}",
+                f"--web.config.file={layout.alertmanager / 'web.yaml'}",
+                f"--storage.path={layout.alertmanager / 'data'}",
+                f"--web.listen-address={LOOPBACK}:{ports['alertmanager']}",
+                # One of its kind: without this it binds a gossip port on all addresses.
+                "--cluster.listen-address=",
+            ),
+            unhealthy=serves("alertmanager", "/-/ready"),
+            ports=("alertmanager",),
+        ),
+        Service(
+            name="prometheus",
+            argv=(
+                "prometheus",
+                f"--config.file={layout.prometheus / 'prometheus.yaml'}",
+                f"--web.config.file={layout.prometheus / 'web.yaml'}",
+                f"--storage.tsdb.path={layout.prometheus / 'data'}",
+                "--storage.tsdb.retention.time=7d",
+                f"--web.listen-address={LOOPBACK}:{ports['prometheus']}",
+            ),
+            unhealthy=serves("prometheus", "/-/ready"),
+            ports=("prometheus",),
+        ),
+        Service(
+            name="airflow-api-server",
+            argv=(airflow, "api-server"),
+            env=airflow_env,
+            unhealthy=of_airflow("metadatabase"),
+            ready_seconds=120.0,
+            ports=("airflow",),
+        ),
+        *(
+            Service(
+                name=f"airflow-{part}",
+                argv=(airflow, part, *options),
+                env=airflow_env,
+                unhealthy=of_airflow(component),
+                ready_seconds=120.0,
+            )
+            # Task logs are read from the shared folder, so no log server listens.
+            for part, component, options in (
+                ("scheduler", "scheduler", ("--skip-serve-logs",)),
+                ("dag-processor", "dag_processor", ()),
+                ("triggerer", "triggerer", ("--skip-serve-logs",)),
+            )
+        ),
+    )
+
+
+def prepare(layout: Layout, ports: dict[str, int], say: Callable[[str], None]) -> None:
+    """Write every configuration and bring Airflow's database to this version; safe to repeat."""
+    layout.make()
+    layout.secret("discovery-token")
+    metrics_config.write(layout, ports)
+    airflow_config.write_password(layout)
+    _migrate(layout, ports, say)
+
+
+def _migrate(layout: Layout, ports: dict[str, int], say: Callable[[str], None]) -> None:
+    from importlib.metadata import version
+
+    stamp = layout.airflow / AIRFLOW_VERSION_FILE
+    if stamp.exists() and stamp.read_text() == version("apache-airflow-core"):
+        return
+    say("preparing Airflow's database (once)")
+    airflow = str(Path(sys.executable).parent / "airflow")
+    done = subprocess.run(
+        (airflow, "db", "migrate"),
+        env=airflow_config.environment(layout, ports),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise FixConfig(f"airflow db migrate failed; its last words:\n{(done.stdout + done.stderr)[-2000:]}")
+    stamp.write_text(version("apache-airflow-core"))
+
+
+def _unhealthy(url: str, auth: tuple[str, str] | None) -> str | None:
+    try:
+        answer = requests.get(url, auth=auth, timeout=3)
+    except requests.RequestException as error:
+        return f"{url} does not answer ({type(error).__name__})"
+    return None if answer.ok else f"{url} answers {answer.status_code}"
