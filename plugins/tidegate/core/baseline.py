@@ -2,8 +2,8 @@
 
 Covers the decaying histogram (the shape of the Kubernetes vertical autoscaler's: exponential buckets, a half-life, no
 sample kept) and the baseline of one (pipeline, model version, job kind) made of them. Judging tonight's volume is
-`volume`; turning a baseline into a plan is `sizing`. A run that was killed by its own memory teaches nothing of need: its
-peak is its limit, and letting it in would make each kill raise every later plan.
+`volume`, turning a baseline into a plan is `sizing`. A run that its own memory killed teaches nothing of need: its peak
+is its limit, and letting it in would make each kill raise every later plan.
 """
 
 from __future__ import annotations
