@@ -18,6 +18,11 @@ class Command(Protocol):
 
 #: name -> (module that is a `Command`, one line of help)
 COMMANDS: Final = {
+    "up": ("tidegate_local.stack.up", "start or heal the whole stack and say where it is"),
+    "down": ("tidegate_local.stack.down", "end exactly what the stack started"),
+    "status": ("tidegate_local.stack.status", "say which parts serve"),
+    "logs": ("tidegate_local.stack.logs", "show the ends of the logs"),
+    "discovery": ("tidegate_local.discovery.command", "tell Prometheus where the worker pods are"),
     "podapi": ("tidegate_local.podapi.command", "serve the pod API and run its pods on this machine"),
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes
+import urllib3
 from aiohttp import web
 
 from tidegate.core.contract import WORKER_LABELS
@@ -58,7 +59,8 @@ def application(token: str, list_pods: Any) -> web.Application:
             raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"})
         try:
             pods = await asyncio.to_thread(list_pods)
-        except Exception as error:  # noqa: BLE001 - whatever the client raises, Prometheus keeps its last targets on a 503
+        except (kubernetes.client.ApiException, urllib3.exceptions.HTTPError) as error:
+            # Prometheus keeps its last targets on anything but a 200.
             raise web.HTTPServiceUnavailable(
                 text=f"the Kubernetes API did not answer: {type(error).__name__}"
             ) from error

@@ -27,7 +27,7 @@ def target_groups(pods: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "__meta_kubernetes_pod_name": metadata["name"],
                     "__meta_kubernetes_pod_uid": metadata["uid"],
                     "__meta_kubernetes_pod_node_name": spec.get("nodeName", ""),
-                    # The worker is the first container by convention of the pod spec; a sidecar exports nothing of ours.
+                    # The worker comes first in our pod specs; a sidecar exports nothing of ours.
                     "__meta_kubernetes_pod_container_name": spec["containers"][0]["name"],
                 },
             }

@@ -89,6 +89,9 @@ class Supervisor:
             rows.append(Status(service.name, process.pid if process else None, problem))
         return rows
 
+    def runs(self, name: str) -> bool:
+        return self._process(name) is not None
+
     def _start(self, service: Service) -> None:
         self._say(f"starting {service.name}")
         log = self._layout.logs / f"{service.name}.log"
@@ -111,7 +114,7 @@ class Supervisor:
         problem: str | None = "not asked yet"
         while time.monotonic() < deadline:
             if self._process(service.name) is None:
-                raise RetryLater(f"{service.name} ended while starting; the last lines of {log}:\n{_tail(log)}")
+                raise RetryLater(f"{service.name} ended while starting; the last lines of {log}:\n{tail(log)}")
             problem = service.unhealthy()
             if problem is None:
                 self._say(f"{service.name} serves")
@@ -119,7 +122,7 @@ class Supervisor:
             time.sleep(POLL_SECONDS)
         raise RetryLater(
             f"{service.name} does not serve after {service.ready_seconds:.0f} s ({problem}); the last lines of {log}:\n"
-            f"{_tail(log)}"
+            f"{tail(log)}"
         )
 
     def _stop(self, service: Service) -> None:
@@ -195,8 +198,9 @@ def exclusive(layout: Layout) -> Iterator[None]:
         yield
 
 
-def _tail(log: Path, lines: int = 15) -> str:
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log, read from its end."""
     with log.open("rb") as file:
         file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 8192))
+        file.seek(max(0, file.tell() - 400 * lines))
         return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
