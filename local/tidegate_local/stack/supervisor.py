@@ -71,14 +71,12 @@ class Supervisor:
                 self._await(service)
         except BaseException:
             # Also on Ctrl-C: what this call started ends with it, what served before stays.
-            for service in reversed(started):
-                self._stop(service)
+            self._stop(*started)
             raise
         return [service.name for service in started]
 
     def down(self) -> None:
-        for service in reversed(self._services):
-            self._stop(service)
+        self._stop(*self._services)
         self._end(self._marked(), signal.SIGTERM, 5.0)
 
     def status(self) -> list[Status]:
@@ -125,23 +123,30 @@ class Supervisor:
             f"{tail(log)}"
         )
 
-    def _stop(self, service: Service) -> None:
-        process = self._process(service.name)
-        if process is None:
-            return
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = [*process.children(recursive=True)]
-            self._end([process], service.stop_signal, service.stop_seconds)
-            self._end(family, signal.SIGTERM, 5.0)
-        self._forget(service.name)
-        self._say(f"ended {service.name}")
+    def _stop(self, *services: Service) -> None:
+        """End the services, last started first; all are told before any is waited for."""
+        running = [(each, process) for each in reversed(services) if (process := self._process(each.name))]
+        families: list[psutil.Process] = []
+        for service, process in running:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                families += process.children(recursive=True)
+                process.send_signal(service.stop_signal)
+        told = time.monotonic()
+        for service, process in running:
+            self._await_end([process], told + service.stop_seconds - time.monotonic())
+            self._forget(service.name)
+            self._say(f"ended {service.name}")
+        self._end(families, signal.SIGTERM, 5.0)
 
-    @staticmethod
-    def _end(processes: Sequence[psutil.Process], by: signal.Signals, patience_seconds: float) -> None:
+    def _end(self, processes: Sequence[psutil.Process], by: signal.Signals, patience_seconds: float) -> None:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(by)
-        _, alive = psutil.wait_procs(processes, timeout=patience_seconds)
+        self._await_end(processes, patience_seconds)
+
+    @staticmethod
+    def _await_end(processes: Sequence[psutil.Process], patience_seconds: float) -> None:
+        _, alive = psutil.wait_procs(processes, timeout=max(0.0, patience_seconds))
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
