@@ -1,0 +1,184 @@
+"""Robust trends of one noisy memory series in constant space: slope, noise, envelope, and the rises it has survived.
+
+Covers what can be said of a series by itself. What a trend means for a pod, and when it is a reason to act,
+is the detector's business.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+#: A median absolute deviation times this is the standard deviation of a normal distribution.
+MAD_TO_SIGMA: Final = 1.4826
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value; `values` must not be empty."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def theil_sen(times: Sequence[float], values: Sequence[float]) -> float:
+    """The median of all pairwise slopes: up to 29 % of the points may lie anywhere. Zero for fewer than two points.
+
+    Quadratic, hence meant for a dozen points: `Envelope` condenses a long window to that.
+    """
+    slopes = [
+        (values[j] - values[i]) / (times[j] - times[i])
+        for i in range(len(times) - 1)
+        for j in range(i + 1, len(times))
+        if times[j] > times[i]
+    ]
+    return median(slopes) if slopes else 0.0
+
+
+class Noise:
+    """The scatter of a series around its local line, which neither a ramp nor a plateau changes.
+
+    The middle of three neighbours is compared with the line through the other two. One outlier moves the estimate
+    little, because what it may add is clipped.
+    """
+
+    __slots__ = ("_floor", "_mean_deviation", "_weight")
+
+    #: A mean absolute deviation times this is the sigma of a normal distribution, sqrt(pi / 2), and the middle of three
+    #: evenly spaced points misses the line through the others by sqrt(1.5) sigma.
+    _TO_SIGMA: Final = 1.2533 / 1.2247
+    _CLIP: Final = 4.0
+    _MEMORY_SAMPLES: Final = 40
+
+    def __init__(self, floor: float) -> None:
+        self._floor = floor
+        self._mean_deviation = floor
+        self._weight = 1
+
+    def observe(self, a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> None:
+        """Take in three successive (time, value) points."""
+        share = (b[0] - a[0]) / (c[0] - a[0])
+        deviation = abs(b[1] - (a[1] + share * (c[1] - a[1])))
+        deviation = min(deviation, self._CLIP * max(self._mean_deviation, self._floor))
+        self._weight = min(self._weight + 1, self._MEMORY_SAMPLES)
+        self._mean_deviation += (deviation - self._mean_deviation) / self._weight
+
+    @property
+    def sigma(self) -> float:
+        return max(self._floor, self._mean_deviation * self._TO_SIGMA)
+
+
+class Stretches:
+    """The extremes of the last few equal stretches of time: the level under (or over) the swings of a long window.
+
+    `side` +1 keeps the highest value of each stretch, -1 the lowest.
+    """
+
+    __slots__ = ("_extremes", "_keep", "_side", "_starts", "_times", "_width_seconds")
+
+    def __init__(self, width_seconds: float, keep: int, side: int) -> None:
+        self._width_seconds = width_seconds
+        self._keep = keep
+        self._side = side
+        self._starts: deque[float] = deque(maxlen=keep)
+        self._times: deque[float] = deque(maxlen=keep)
+        self._extremes: deque[float] = deque(maxlen=keep)
+
+    def observe(self, time: float, value: float) -> None:
+        """Take in a value no older than the last."""
+        if not self._starts or time - self._starts[-1] >= self._width_seconds:
+            self._starts.append(time)
+            self._times.append(time)
+            self._extremes.append(value)
+        elif (value - self._extremes[-1]) * self._side > 0:
+            self._times[-1] = time
+            self._extremes[-1] = value
+
+    def trend(self) -> tuple[float, float] | None:
+        """Slope of the extremes and their sigma around it, or None before the window is full."""
+        if len(self._extremes) < self._keep:
+            return None
+        slope = theil_sen(self._times, self._extremes)
+        offsets = [extreme - slope * time for time, extreme in zip(self._times, self._extremes, strict=True)]
+        centre = median(offsets)
+        return slope, MAD_TO_SIGMA * median([abs(offset - centre) for offset in offsets])
+
+    @property
+    def level(self) -> float:
+        """The extreme of the newest two stretches; zero before the first value."""
+        newest = list(self._extremes)[-2:]
+        return (max(newest) if self._side > 0 else min(newest)) if newest else 0.0
+
+
+class Share:
+    """How many bytes of memory move with a byte of another series, learnt from how both change.
+
+    Changes, not levels, are compared: a leak beside the load then tells nothing about the load.
+    """
+
+    __slots__ = ("_high", "_low", "_product", "_square")
+
+    _FORGET: Final = 0.99
+
+    def __init__(self, low: float, high: float, scale: float) -> None:
+        self._low, self._high = low, high
+        #: The belief at the start is `high`, held with the weight of one change of `scale`.
+        self._square = scale * scale
+        self._product = high * self._square
+
+    def observe(self, memory_change: float, other_change: float) -> None:
+        """Take in how both changed between two samples."""
+        self._square = self._FORGET * self._square + other_change * other_change
+        self._product = self._FORGET * self._product + memory_change * other_change
+
+    @property
+    def value(self) -> float:
+        return min(self._high, max(self._low, self._product / self._square)) if self._square > 0 else self._high
+
+
+class Rises:
+    """The rise under way, and how high and how long those went that ended well.
+
+    A rise starts at the last moment the series lay within `step` of its low, and ends when the series gives a good
+    part of it back or reaches no new high for `settle_seconds`.
+    """
+
+    __slots__ = ("_high", "_high_at", "_low", "_low_until", "highest", "longest_seconds", "rested")
+
+    #: Giving back this share of a rise ends it: a tooth of a collector inside a leak does not.
+    _GIVEN_BACK: Final = 0.4
+
+    def __init__(self, time: float, value: float) -> None:
+        self._low = self._high = value
+        self._low_until = self._high_at = time
+        #: The highest level held and left, or held and kept.
+        self.highest = 0.0
+        self.longest_seconds = 0.0
+        #: Whether the series has once stopped rising for the settling time: a plateau, not a dip.
+        self.rested = False
+
+    def observe(self, time: float, value: float, step: float, settle_seconds: float) -> None:
+        """Take in a value later than the last."""
+        if value <= self._low + step:
+            self._low = min(self._low, value)
+            self._low_until = time
+        if value > self._high:
+            self._high, self._high_at = value, time
+        gave_back = value < self._high - max(step, self._GIVEN_BACK * (self._high - self._low))
+        came_to_rest = time - self._high_at >= settle_seconds
+        self.rested = self.rested or came_to_rest
+        if gave_back or came_to_rest:
+            self.highest = max(self.highest, self._high)
+            if self._high - self._low > step:
+                self.longest_seconds = max(self.longest_seconds, self._high_at - self._low_until)
+            self._low = self._high = value
+            self._low_until = self._high_at = time
+
+    @property
+    def start(self) -> float:
+        """The level from which the present rise started."""
+        return self._low
+
+    def age_seconds(self, now_seconds: float) -> float:
+        """How long the present rise has lasted."""
+        return max(0.0, now_seconds - self._low_until)
