@@ -128,7 +128,6 @@ class Api:
         self._heartbeat(job)
         with self._state.db.transaction():
             tasks = self._state.results.queue(job, results)
-        self._state.wake.set()
         return json_response({"status": "accepted", "job_id": job["id"], "results_queued": len(tasks), "tasks": tasks})
 
     async def run_job(self, request: web.Request) -> web.Response:
@@ -143,7 +142,6 @@ class Api:
         self._authenticator.superuser(request)
         with self._state.db.transaction():
             change(job["id"])
-        self._state.wake.set()
         return json_response(job_details(self._state, self._job(request)))
 
     async def list_projects(self, request: web.Request) -> web.Response:

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import requests
 
-from tidegate.core.errors import RetryLater
+from tidegate.core.errors import FixConfig, RetryLater
 from tidegate_local.jobserver.lifecycle import FINAL
 from tidegate_local.jobserver.settings import ServerSettings
 
@@ -72,6 +72,15 @@ class JobServer:
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.headers["Authorization"] = f"Token {token}"
+
+    @classmethod
+    def of_workdir(cls, workdir: Path) -> JobServer:
+        """The server that runs on this workdir."""
+        address_path = ServerSettings(workdir=workdir).address_path
+        if not address_path.exists():
+            raise FixConfig(f"no job server has started on {workdir}: start one with --workdir {workdir}")
+        address = json.loads(address_path.read_text())
+        return JobServer(address["url"], Path(address["token_file"]).read_text().strip())
 
     @property
     def api_url(self) -> str:

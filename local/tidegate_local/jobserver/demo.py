@@ -116,7 +116,6 @@ class Demo:
                 self._add_faults(wanted, job_id, image_ids)
             if body.get("start", True):
                 self._state.lifecycle.enqueue(job_id)
-        self._state.wake.set()
         job = found(db.one("SELECT * FROM jobs WHERE id = ?", job_id))
         return json_response(job_details(self._state, job) | {"image_ids": [str(image) for image in image_ids]}, 201)
 
@@ -148,9 +147,6 @@ class Demo:
             raise UnknownFault(f"a fault has no {sorted(foreign)}")
         positions = [image_ids[position] for position in wanted.get("positions", [])]
         reached: list[int | None] = [*(int(image) for image in wanted.get("images", [])), *positions]
-        # Image requests do not say for which job they are: a fault of images is bound by image alone.
-        if wanted.get("kind", "").startswith("image_"):
-            reached, job_id = reached or [*image_ids] or [None], None
         return [
             self._state.faults.add(
                 wanted.get("kind", ""),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal, get_args
@@ -157,6 +158,9 @@ class Faults:
         self._db.execute("DELETE FROM faults")
         self._faults = []
 
+    def any_on(self, *kinds: Kind) -> bool:
+        return any(fault.kind in kinds for fault in self._faults)
+
     def shown(self) -> list[dict[str, Any]]:
         return [fault.shown() for fault in self._faults]
 
@@ -164,7 +168,7 @@ class Faults:
         self,
         *kinds: Kind,
         endpoint: str | None = None,
-        job_id: int | None = None,
+        job_ids: Collection[int] = (),
         image_id: int | None = None,
     ) -> Fault | None:
         """The first fault of these kinds that reaches this place, counted as fired; None where all goes well."""
@@ -172,7 +176,7 @@ class Faults:
             if (
                 fault.kind in kinds
                 and fault.endpoint in (None, endpoint)
-                and fault.job_id in (None, job_id)
+                and (fault.job_id is None or fault.job_id in job_ids)
                 and fault.image_id in (None, image_id)
                 and random.random() < fault.ratio
             ):

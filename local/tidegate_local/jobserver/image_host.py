@@ -62,9 +62,16 @@ class ImageHost:
         if row is None:
             return web.Response(status=404, text=_MISSING, content_type="application/xml")
         jpeg = Jpeg(_head(image_id), await self._store.base(row["kind"], row["variant"]))
-        if fault := self._state.faults.fire(*IMAGE_KINDS, image_id=image_id):
+        if fault := self._fault(image_id):
             return await _break(fault, request, jpeg)
         return await _send(request, jpeg)
+
+    def _fault(self, image_id: int) -> Fault | None:
+        faults = self._state.faults
+        if not faults.any_on(*IMAGE_KINDS):
+            return None
+        jobs = self._state.db.all("SELECT job_id FROM job_images WHERE image_id = ?", image_id)
+        return faults.fire(*IMAGE_KINDS, job_ids=[row["job_id"] for row in jobs], image_id=image_id)
 
 
 def _head(image_id: int) -> bytes:

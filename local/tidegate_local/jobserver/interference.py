@@ -31,7 +31,7 @@ def interfere_with(faults: Faults) -> Any:
             return await handler(request)
         job = request.match_info.get("id", "")
         job_id = int(job) if endpoint in ("job", "tasks", "result") and job.isascii() and job.isdigit() else None
-        fault = faults.fire(*REQUEST_KINDS, endpoint=endpoint, job_id=job_id)
+        fault = faults.fire(*REQUEST_KINDS, endpoint=endpoint, job_ids=() if job_id is None else (job_id,))
         if fault is None:
             return await handler(request)
         return await _strike(fault, request, handler, endpoint, job_id)

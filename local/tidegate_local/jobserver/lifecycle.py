@@ -121,7 +121,7 @@ class Lifecycle:
         if job is None or not job["tracked"]:
             return
         done = not job["process_left"] and not job["results_left"]
-        if done and self._faults.fire(Kind.HANG, job_id=job_id):
+        if done and self._faults.fire(Kind.HANG, job_ids=(job_id,)):
             self.log(job_id, "WARNING", "Lost the last update of the progress")
             return
         failing = job["total"] > 0 and job["failed"] / job["total"] > FAILURE_RATIO

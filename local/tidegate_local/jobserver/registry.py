@@ -107,14 +107,13 @@ class Registry:
             )
         }
 
-    def label(self, algorithm_key: str, scores: list[float]) -> str | None:
-        """The label at the highest score in the registered category map; None where the map does not reach it."""
+    def label(self, algorithm_key: str, index: int) -> str | None:
+        """The label at `index` of the registered category map; None where the map does not reach it."""
         if algorithm_key not in self._labels:
             text = self._db.scalar("SELECT category_map FROM algorithms WHERE key = ?", algorithm_key)
             self._labels[algorithm_key] = _labels(json.loads(text)) if text else []
         labels = self._labels[algorithm_key]
-        best = scores.index(max(scores))
-        return labels[best] if best < len(labels) else None
+        return labels[index] if index < len(labels) else None
 
     def saw_services(self, slugs: Iterable[str], project_id: int | None = None) -> None:
         """The heartbeat: whoever polls for these pipelines keeps all their services alive, at most twice a minute."""

@@ -8,17 +8,19 @@ answered; detections are kept once per exact box.
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
-from dataclasses import dataclass
 from typing import Any, Final
 
 from tidegate_local.jobserver.database import Database, Row
 from tidegate_local.jobserver.faults import Faults, Kind
 from tidegate_local.jobserver.leases import LeaseQueue
 from tidegate_local.jobserver.lifecycle import Lifecycle
-from tidegate_local.jobserver.payloads import Detection, Failure, Success, TaskResult
+from tidegate_local.jobserver.payloads import Failure, Success, TaskResult
 from tidegate_local.jobserver.registry import DETECTOR_TYPES, Registry
+
+log = logging.getLogger(__name__)
 
 #: Marks an image that was processed and holds nothing, so that later jobs skip it.
 NOTHING_FOUND: Final = "null"
@@ -28,12 +30,6 @@ SAVE_BATCH: Final = 50
 
 class CannotSave(Exception):
     """The result stays unacked; the message goes into the job's log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    detections: int
-    classifications: int
 
 
 class Results:
@@ -65,7 +61,7 @@ class Results:
                     task_id,
                     now,
                     now + job["save_delay_seconds"],
-                    item.result.json(),
+                    json.dumps(_abridged(item.result)),
                 )
             )
             told.append({"reply_subject": item.reply_subject, "status": "queued", "task_id": task_id})
@@ -83,7 +79,12 @@ class Results:
             time.time(), SAVE_BATCH,
         )  # fmt: skip
         for answer in due:
-            outcome, reason = self._process(answer)
+            try:
+                with self._db.transaction():
+                    outcome, reason = self._process(answer)
+            except Exception as error:  # one result that cannot be processed must not hold up all others
+                log.exception("result %s of job %s was dropped", answer["id"], answer["job_id"])
+                outcome, reason = "save_failed", repr(error)
             self._db.execute(
                 "UPDATE answers SET outcome = ?, reason = ?, processed_at = ?, payload = NULL WHERE id = ?",
                 outcome, reason, time.time(), answer["id"],
@@ -96,33 +97,24 @@ class Results:
             # The job has ended or was cancelled: acked and thrown away.
             self._leases.ack(answer["reply_subject"])
             return "discarded", "the job had ended"
-        job_id = job["id"]
-        payload = json.loads(answer["payload"])
-        result = Failure(**payload) if answer["kind"] == "error" else Success(**payload)
-        image_ids = [int(text) for text in _image_ids(result) if text.isascii() and text.isdigit()]
+        job_id, result, is_error = job["id"], json.loads(answer["payload"]), answer["kind"] == "error"
+        image_ids = [image_id for text in result["images"] if (image_id := _row_id(text)) is not None]
         for image_id in image_ids:
             self._leave(job_id, image_id, "process")
-            if isinstance(result, Failure):
+            if is_error:
                 self._mark_failed(job_id, image_id)
-        if isinstance(result, Success):
-            # Asked outside the savepoint: a fault that fired stays fired when the save is rolled back.
-            broken = any(self._faults.fire(Kind.SAVE_FAILURE, job_id=job_id, image_id=image) for image in image_ids)
+        if not is_error:
             try:
-                with self._db.transaction():
-                    saved = self._save(job, result, image_ids, broken=broken)
+                self._save(job, result, image_ids)
             except CannotSave as problem:
                 self._lifecycle.log(job_id, "ERROR", f"Failed to save results: {problem}")
                 self._lifecycle.advance(job_id)
                 return "save_failed", str(problem)
-            self._db.execute(
-                "UPDATE jobs SET detections = detections + ?, classifications = classifications + ? WHERE id = ?",
-                saved.detections, saved.classifications, job_id,
-            )  # fmt: skip
         moved = [self._leave(job_id, image_id, "results") for image_id in image_ids]
         self._lifecycle.advance(job_id)
         self._leases.ack(answer["reply_subject"])
-        if isinstance(result, Failure):
-            return "error", result.error
+        if is_error:
+            return "error", result["error"]
         return ("saved", "") if any(moved) else ("repeated", "no image was still pending")
 
     def _leave(self, job_id: int, image_id: int, stage: str) -> bool:
@@ -142,29 +134,29 @@ class Results:
         ).rowcount:
             self._db.execute("UPDATE jobs SET failed = failed + 1 WHERE id = ?", job_id)
 
-    def _save(self, job: Row, result: Success, image_ids: list[int], *, broken: bool) -> Saved:
-        if broken:
+    def _save(self, job: Row, result: dict[str, Any], image_ids: list[int]) -> None:
+        # Asked outside the savepoint: a fault that fired stays fired when the save is rolled back.
+        if any(self._faults.fire(Kind.SAVE_FAILURE, job_ids=(job["id"],), image_id=image) for image in image_ids):
             raise CannotSave("duplicate key value violates unique constraint (a fault that was switched on)")
-        pipeline_id = self._registry.pipeline_or_placeholder(result.pipeline)
+        with self._db.transaction():
+            pipeline_id = self._registry.pipeline_or_placeholder(result["pipeline"])
+        with self._db.transaction():
+            self._save_rows(job, pipeline_id, result, image_ids)
+
+    def _save_rows(self, job: Row, pipeline_id: int, result: dict[str, Any], image_ids: list[int]) -> None:
         algorithms = self._registry.algorithms(pipeline_id)
         detectors = [key for key, task_type in algorithms.items() if task_type in DETECTOR_TYPES]
         if len(detectors) != 1:
-            raise CannotSave(f"pipeline {result.pipeline} has {len(detectors)} detectors, not exactly one")
+            raise CannotSave(f"pipeline {result['pipeline']} has {len(detectors)} detectors, not exactly one")
         detections = classifications = 0
-        for detection in result.detections:
-            detection_id, is_new = self._save_detection(job, pipeline_id, algorithms, detection)
+        for detection in result["detections"]:
+            used = [detection["algorithm"], *(item["algorithm"] for item in detection["classifications"])]
+            if foreign := set(used) - set(algorithms):
+                raise CannotSave(f"not registered on pipeline {result['pipeline']}: {', '.join(sorted(foreign))}")
+            detection_id, is_new = self._save_detection(job, pipeline_id, detection)
             detections += is_new
-            for item in detection.classifications:
-                if item.algorithm.key not in algorithms:
-                    raise CannotSave(f"algorithm {item.algorithm.key} is not registered on {result.pipeline}")
-                if not item.scores:
-                    raise CannotSave("attempt to get argmax of an empty sequence")
-                classifications += self._db.execute(
-                    "INSERT OR IGNORE INTO classifications (detection_id, taxon, algorithm_key, score) "
-                    "VALUES (?, ?, ?, ?)",
-                    detection_id, self._registry.label(item.algorithm.key, item.scores) or item.classification,
-                    item.algorithm.key, max(item.scores),
-                ).rowcount  # fmt: skip
+            for item in detection["classifications"]:
+                classifications += self._save_classification(detection_id, item)
         for image_id in image_ids:
             # The marker is the last write, and only for images that hold nothing.
             self._db.execute(
@@ -173,25 +165,33 @@ class Results:
                 "(SELECT 1 FROM images WHERE id = ?)",
                 image_id, NOTHING_FOUND, pipeline_id, job["id"], detectors[0], image_id, image_id,
             )  # fmt: skip
-        return Saved(detections, classifications)
+        self._db.execute(
+            "UPDATE jobs SET detections = detections + ?, classifications = classifications + ? WHERE id = ?",
+            detections, classifications, job["id"],
+        )  # fmt: skip
 
-    def _save_detection(
-        self, job: Row, pipeline_id: int, algorithms: dict[str, str | None], detection: Detection
-    ) -> tuple[int, bool]:
-        if detection.algorithm.key not in algorithms:
-            raise CannotSave(f"algorithm {detection.algorithm.key} is not registered on the result's pipeline")
-        image_id = int(detection.source_image_id) if detection.source_image_id.isdigit() else None
+    def _save_detection(self, job: Row, pipeline_id: int, detection: dict[str, Any]) -> tuple[int, bool]:
+        # The detection's own image counts, even where it is not the result's: Antenna takes it in silence.
+        image_id = _row_id(detection["image"])
         if image_id is None or self._db.one("SELECT 1 FROM images WHERE id = ?", image_id) is None:
-            raise CannotSave(f"source image {detection.source_image_id} does not exist")
-        box = detection.bbox
-        text = NOTHING_FOUND if box is None else json.dumps([box.x1, box.y1, box.x2, box.y2])
+            raise CannotSave(f"source image {detection['image']} does not exist")
+        box = NOTHING_FOUND if detection["bbox"] is None else json.dumps(detection["bbox"])
         inserted = self._db.execute(
             "INSERT OR IGNORE INTO detections (image_id, bbox, pipeline_id, job_id, algorithm_key) "
             "VALUES (?, ?, ?, ?, ?)",
-            image_id, text, pipeline_id, job["id"], detection.algorithm.key,
+            image_id, box, pipeline_id, job["id"], detection["algorithm"],
         ).rowcount  # fmt: skip
-        row_id = self._db.scalar("SELECT id FROM detections WHERE image_id = ? AND bbox = ?", image_id, text)
+        row_id = self._db.scalar("SELECT id FROM detections WHERE image_id = ? AND bbox = ?", image_id, box)
         return int(row_id), bool(inserted)
+
+    def _save_classification(self, detection_id: int, item: dict[str, Any]) -> int:
+        if item["best"] is None:
+            raise CannotSave("attempt to get argmax of an empty sequence")
+        return self._db.execute(
+            "INSERT OR IGNORE INTO classifications (detection_id, taxon, algorithm_key, score) VALUES (?, ?, ?, ?)",
+            detection_id, self._registry.label(item["algorithm"], item["best"]) or item["label"],
+            item["algorithm"], item["score"],
+        ).rowcount  # fmt: skip
 
 
 def _image_ids(result: Success | Failure) -> list[str]:
@@ -199,3 +199,34 @@ def _image_ids(result: Success | Failure) -> list[str]:
     if isinstance(result, Failure):
         return [] if result.image_id is None else [result.image_id]
     return [image.id for image in result.source_images]
+
+
+def _row_id(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
+def _abridged(result: Success | Failure) -> dict[str, Any]:
+    """What saving needs of a result: of every score vector its maximum and where it stands."""
+    if isinstance(result, Failure):
+        return {"images": _image_ids(result), "error": result.error}
+    return {
+        "images": _image_ids(result),
+        "pipeline": result.pipeline,
+        "detections": [
+            {
+                "image": detection.source_image_id,
+                "bbox": None if detection.bbox is None else list(detection.bbox.dict().values()),
+                "algorithm": detection.algorithm.key,
+                "classifications": [
+                    {
+                        "label": item.classification,
+                        "algorithm": item.algorithm.key,
+                        "score": max(item.scores, default=None),
+                        "best": item.scores.index(max(item.scores)) if item.scores else None,
+                    }
+                    for item in detection.classifications
+                ],
+            }
+            for detection in result.detections
+        ],
+    }

@@ -9,7 +9,6 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from aiohttp import web
 
@@ -55,12 +54,13 @@ async def serving(settings: ServerSettings) -> AsyncIterator[str]:
         stack.callback(state.db.close)
         port = await _listen(stack, app, settings.host, settings.port)
         if settings.image_host is not None:
-            image_port = await _listen(stack, image_app, settings.image_host, 0)
-            urls.image_host = f"{settings.image_host}:{image_port}"
+            # The same port, so that URLs handed out before a restart stay good after it.
+            await _listen(stack, image_app, settings.image_host, port)
+            urls.image_host = f"{settings.image_host}:{port}"
         ticker = asyncio.create_task(_tick(state))
         stack.push_async_callback(_stop, ticker)
         url = f"http://{settings.host}:{port}"
-        _say_address(settings.address_path, url)
+        _say_address(settings, url)
         yield url
 
 
@@ -92,16 +92,12 @@ async def _tick(state: State) -> None:
         except Exception:  # a ticker that dies would leave a server that accepts results and saves none
             log.exception("a tick failed; trying again")
             moved = 0
-        state.wake.clear()
-        if moved:
-            await asyncio.sleep(0)
-        else:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(state.wake.wait(), _TICK_SECONDS)
-            await asyncio.sleep(_TICK_SECONDS)
+        await asyncio.sleep(0 if moved else _TICK_SECONDS)
 
 
-def _say_address(path: Path, url: str) -> None:
+def _say_address(settings: ServerSettings, url: str) -> None:
+    path = settings.address_path
     aside = path.with_name(f"{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    token_file = str(settings.admin_token_path.absolute())
+    aside.write_text(json.dumps({"url": url, "pid": os.getpid(), "token_file": token_file}))
     aside.replace(path)

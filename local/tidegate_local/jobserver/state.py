@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tidegate_local.jobserver.database import Database
 from tidegate_local.jobserver.faults import Faults
@@ -16,7 +15,7 @@ from tidegate_local.jobserver.settings import ServerSettings
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The parts that handlers share. `wake` tells the ticker that something may be due."""
+    """The parts that handlers share."""
 
     settings: ServerSettings
     db: Database
@@ -25,7 +24,6 @@ class State:
     registry: Registry
     lifecycle: Lifecycle
     results: Results
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def open_state(settings: ServerSettings) -> State:
