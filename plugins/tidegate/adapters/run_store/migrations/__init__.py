@@ -1,0 +1,1 @@
+"""How the run store's schema grew; Alembic runs these in order."""
