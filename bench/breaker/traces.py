@@ -36,6 +36,7 @@ HEALTHY: Final = (
 )
 #: How a job reaches its limit.
 RAMPS: Final = ("linear", "curved", "leak_per_image", "stairs", "miscosted")
+_INLET_RATIO: Final = 0.92
 HELD: Final = ("shut", "flapping", "parked")
 
 
@@ -259,13 +260,13 @@ def doomed(rng: np.random.Generator, ramp: str) -> Trace:
     kind = str(rng.choice([kind for kind in HEALTHY if kind not in ("reload", "steady_high")]))
     seconds_to_limit = _log_uniform(rng, 20, 3 * 3600)
     early = rng.random() < 0.1
-    calm = rng.uniform(0, 60) if early else rng.uniform(200, 5400)
+    calm = rng.uniform(0, 300) if early else rng.uniform(200, 5400)
     n = int(120 + calm + 2.5 * seconds_to_limit + 300)
     pod = _compose(rng, kind, n)
     peak = rng.uniform(0.35, 0.85)
-    memory = _scaled(rng, pod, peak)
+    usual = _scaled(rng, pod, peak)
     onset = min(n - 60, int(pod.work_at + calm))
-    room = 1 - float(memory[onset])
+    room = 1 - float(usual[onset])
     since = np.clip(np.arange(n) - onset, 0, None) / seconds_to_limit
     if ramp == "linear":
         growth = since
@@ -280,7 +281,11 @@ def doomed(rng: np.random.Generator, ramp: str) -> Trace:
     else:
         growth = since
         pod.credits = pod.credits + room * growth / rng.uniform(2, 4)
-    memory = memory + room * growth
+    # The inlet admits no burst into the last of the headroom, so it is the ramp that reaches the limit, not the load.
+    load = usual - pod.held
+    admitted = np.clip(_INLET_RATIO - pod.held - room * growth, 0.0, load)
+    memory = pod.held + room * growth + admitted
+    pod.credits = np.where(load > 0, pod.credits * admitted / np.maximum(load, 1e-9), pod.credits)
     over = np.flatnonzero(memory >= 1)
     end = int(over[0]) + 1 if over.size else n
     for name in ("held", "credits", "pace", "gate"):

@@ -68,8 +68,10 @@ class Policy:
     scrapes_waited: float = 1.5
     #: A velocity measured over a few samples errs by about a fifth.
     horizon_margin_ratio: float = 1.2
+    #: A trend of the middle window is surer than a few rises and may be acted upon earlier: load comes and goes on top.
+    steady_horizon_factor: float = 1.5
     #: Growth that minutes of samples agree on may be acted upon this early: a drain then answers all its leases.
-    slow_horizon_seconds: float = 180.0
+    slow_horizon_seconds: float = 300.0
     #: The long window, and the stretches whose highs stand for it.
     long_window_seconds: float = 600.0
     long_window_stretches: int = 12
@@ -77,16 +79,22 @@ class Policy:
     rises_in_a_row: int = 3
     #: ... and one fewer where credits in flight rule out that the rise is an admitted burst.
     rises_in_a_row_unexplained: int = 2
+    #: The first of them may have begun between two scrapes, yet one far smaller than the last is noise before a jump.
+    first_rise_ratio: float = 0.1
     #: The samples of the middle window; more lag behind a ramp of a few minutes.
     steady_samples: int = 8
     #: A rise is told from noise at this many sigmas; thousands of pods are judged every 5 s, so 3 would not do.
     noise_sigmas: float = 6.0
+    #: The long window is judged a dozen times an hour, not every sample.
+    slow_noise_sigmas: float = 4.0
     #: Memory counters are never quieter than this share of the limit.
     noise_floor_ratio: float = 0.001
     #: A rise that has used less of the headroom it started with is not yet an emergency.
     headroom_used_ratio: float = 0.1
     #: New heights start this share of the limit above what was survived.
-    new_height_ratio: float = 0.01
+    new_height_ratio: float = 0.02
+    #: Batches fill and collectors run in less than this, also in a pod that has not shown it yet.
+    usual_rise_seconds: float = 20.0
     #: A rise under known heights is suspicious once it lasts this much longer than any that ended well.
     longer_ratio: float = 1.5
     #: Growth whose pace falls by this factor from window to window is summed as a geometric series to where it ends.
@@ -97,7 +105,7 @@ class Policy:
     #: The load that came once comes again; an hour halves what is expected of it.
     swing_half_life_seconds: float = 3600.0
     #: What is kept free when that end is compared with the limit, and when the slow trend is: allocators work in chunks.
-    reserve_ratio: float = 0.01
+    reserve_ratio: float = 0.02
     #: No new high for this long (and for four scrapes) is a plateau.
     settle_seconds: float = 60.0
     #: A model may load, and a first batch arrive, for this long after the work starts before growth means anything ...
@@ -110,10 +118,10 @@ class Policy:
     gate_shut_seconds: float = 30.0
     #: A counter read over HTTP lags a little: this share of the time counts as all of it.
     gate_shut_ratio: float = 0.9
-    #: Slow: under half the plan's pace for a minute, with the gate shut for at least a fifth of each half.
+    #: Slow: under half the plan's pace for a minute, with the gate shut for a third of each half.
     slow_window_seconds: float = 60.0
     slow_pace_ratio: float = 0.5
-    slow_gate_ratio: float = 0.2
+    slow_gate_ratio: float = 1 / 3
     wanted_seconds: float = 30.0
     #: The seed signals, shared with the alerts.
     ratio_threshold: float = 0.85
@@ -204,11 +212,15 @@ class _Reach:
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """A sample as the trends see it; `judged` is memory without the load that credits account for."""
+    """A sample as the trends see it; `judged` is memory without the load that credits account for.
+
+    Memory is freed a moment after its credit, so `judged` may jump for one sample; `calm`, its median of three, does not.
+    """
 
     time: float
     memory: float
     judged: float
+    calm: float
     in_flight: float
     told: bool
     acked: float
@@ -340,7 +352,7 @@ class Detector:
             dropped_samples=self.dropped_samples,
             evidence=evidence,
             signals=signals,
-            warming_up=self._warming_up(),
+            warming_up=self._was_warming_up,
             cooling_down=held,
         )
 
@@ -377,6 +389,7 @@ class Detector:
         self._rises: Rises | None = None
         self._load_share: Share | None = None
         self._swing = 0.0
+        self._was_warming_up = True
         self._over_since: float | None = None
         self._forget_trend(None)
 
@@ -399,14 +412,17 @@ class Detector:
             self._first_at = time
             self._load_share = Share(policy.load_share_low, policy.load_share_high, sample.limit_bytes / 20)
             self._noise = Noise(policy.noise_floor_ratio * sample.limit_bytes)
-            self._rises = Rises(time, memory)
+            self._rises = Rises(time, memory, policy.usual_rise_seconds)
         recent = self._recent
         if recent and told:
-            self._load_share.observe(memory - recent[-1].memory, in_flight - recent[-1].in_flight)
+            # Over a few samples: memory follows its credits with a lag, which blurs the change between two.
+            earlier = recent[-min(3, len(recent))]
+            self._load_share.observe(memory - earlier.memory, in_flight - earlier.in_flight)
         judged = max(0.0, memory - self._load_share.value * in_flight)
         if self._work_at is None and (sample.acked > 0 or in_flight > 0):
             self._work_at = time
-        point = _Point(time, memory, judged, in_flight, told, sample.acked)
+        calm = median((recent[-2].judged, recent[-1].judged, judged)) if len(recent) >= 2 else judged
+        point = _Point(time, memory, judged, calm, in_flight, told, sample.acked)
         recent.append(point)
         stretch = policy.long_window_seconds / policy.long_window_stretches
         if not self._history or time - self._history[-1].time >= stretch:
@@ -415,12 +431,16 @@ class Detector:
             a, b = recent[-3], recent[-2]
             self._noise.observe((a.time, a.judged), (b.time, b.judged), (time, judged))
         settle = max(policy.settle_seconds, 4 * self._interval)
-        self._rises.observe(time, judged, policy.noise_sigmas * self._noise.sigma, settle)
-        if self._level is None:
+        warming_up = self._warming_up(time)
+        if self._was_warming_up and not warming_up:
+            self._rises.close(time, calm)
+        self._was_warming_up = warming_up
+        self._rises.observe(time, calm, policy.noise_sigmas * self._noise.sigma, settle)
+        if self._level is None or warming_up:
             # Load is taken off where it is told, so the highs are the level; where not, it lies under the load.
             self._level = Stretches(stretch, policy.long_window_stretches, 1 if told else -1)
-        self._level.observe(time, judged)
-        if not self._warming_up():
+        self._level.observe(time, calm)
+        if not warming_up:
             self._swing *= 0.5 ** (self._interval / policy.swing_half_life_seconds)
             self._swing = max(self._swing, memory - self._level.level)
         self._peak = max(self._peak, memory)
@@ -443,11 +463,11 @@ class Detector:
         elif self._wanted_since is None:
             self._wanted_since = sample.t_seconds
 
-    def _warming_up(self) -> bool:
-        if self._last is None or self._rises is None or self._rises.rested:
-            return self._last is None
+    def _warming_up(self, time: float) -> bool:
+        if self._rises is None or self._rises.rested:
+            return False
         since = self._first_at + self._policy.warm_up_seconds if self._work_at is None else self._work_at
-        return self._last.t_seconds - since < self._policy.warm_up_seconds
+        return time - since < self._policy.warm_up_seconds
 
     def _horizon(self, corroborated: bool) -> float:
         policy = self._policy
@@ -474,19 +494,24 @@ class Detector:
         if len(self._recent) < 3:
             return None
         horizon = self._horizon(corroborated)
+        if self._recent[-1].memory <= self.foreseen.upper_bytes:
+            # The plan expects such heights: no margin, hence the last moment.
+            horizon /= self._policy.horizon_margin_ratio
         if self._is_news():
             if (reach := self._fast(blind, horizon)) is not None:
                 return reach
-            if (reach := self._steady(blind, horizon)) is not None:
+            foreseen = self._recent[-1].memory <= self.foreseen.upper_bytes
+            factor = 1.0 if foreseen else self._policy.steady_horizon_factor
+            if (reach := self._steady(blind, horizon * factor)) is not None:
                 return reach
         return self._slow(blind, max(horizon, self._policy.slow_horizon_seconds))
 
     def _is_explained(self) -> bool:
-        """Whether the credits in flight are known, and all that the budget can still admit fits under the limit."""
-        newest = self._recent[-1]
-        if not newest.told or self.foreseen.budget_bytes <= 0:
+        """Whether the credits in flight are known, and memory stays under the limit even with the whole budget in use."""
+        newest, share = self._recent[-1], self._load_share
+        if share is None or not newest.told or self.foreseen.budget_bytes <= 0:
             return False
-        return newest.memory + max(0.0, self.foreseen.budget_bytes - newest.in_flight) < self._limit_bytes
+        return newest.calm + share.value * self.foreseen.budget_bytes < self._limit_bytes
 
     def _is_news(self) -> bool:
         """Whether this rise is more than noise, more than the plan foresaw, and unlike those the pod survived."""
@@ -499,7 +524,7 @@ class Detector:
         if rise < policy.noise_sigmas * noise.sigma or rise < policy.headroom_used_ratio * (headroom + rise):
             return False
         upper = self.foreseen.upper_bytes
-        if self._warming_up():
+        if self._was_warming_up:
             return newest.memory > (upper or policy.warm_up_ratio * self._limit_bytes)
         if newest.memory <= upper and newest.told and newest.in_flight == 0:
             # Nothing is admitted: a model loads, which the plan has counted.
@@ -516,18 +541,22 @@ class Detector:
         policy, recent, noise = self._policy, self._recent, self._noise
         assert noise is not None
         explained = self._is_explained()
-        needed = policy.rises_in_a_row_unexplained if explained else policy.rises_in_a_row
+        sure = explained and not self._was_warming_up
+        needed = policy.rises_in_a_row_unexplained if sure else policy.rises_in_a_row
         if len(recent) <= needed:
             return None
-        paces = []
+        rises, paces = [], []
         for index in range(len(recent) - needed, len(recent)):
             before, after = recent[index - 1], recent[index]
             rise = after.memory - before.memory
-            if explained:
-                rise = min(rise, after.judged - before.judged)
+            if explained and rise > 2 * noise.sigma:
+                rise = after.judged - before.judged
             if rise <= 2 * noise.sigma:
                 return None
+            rises.append(rise)
             paces.append(rise / (after.time - before.time))
+        if rises[0] < policy.first_rise_ratio * rises[-1]:
+            return None
         # The first rise may have begun between two scrapes, so its pace says nothing; of the rest the slowest counts.
         velocity = min(paces[1:])
         eta = max(0.0, (self._limit_bytes - recent[-1].memory) / velocity - blind)
@@ -553,9 +582,12 @@ class Detector:
             return None
         explained = self._is_explained()
         times = [point.time for point in recent]
-        values = [point.judged if explained else point.memory for point in recent]
+        share = self._load_share.value if explained and self._load_share else 0.0
+        values = [point.memory - share * point.in_flight for point in recent]
         velocity = theil_sen(times, values)
         if velocity * (times[-1] - times[0]) < policy.noise_sigmas * noise.sigma:
+            return None
+        if explained and recent[-1].memory <= recent[0].memory:
             return None
         half = len(times) // 2
         if theil_sen(times[half:], values[half:]) < velocity / 2:
@@ -582,13 +614,20 @@ class Detector:
         if (trend := level.trend()) is None:
             return None
         velocity, sigma = trend
-        if velocity <= 0 or velocity * policy.long_window_seconds < policy.noise_sigmas * sigma:
+        if (
+            velocity <= 0
+            or velocity * level.span_seconds < policy.slow_noise_sigmas * sigma
+            or self._dies(*level.halves())
+        ):
+            return None
+        if level.level - level.before < velocity * level.span_seconds / 2:
+            # It has been there before: a wander, not a climb.
             return None
         room = limit * (1 - policy.reserve_ratio) - 2 * sigma - top
         eta = max(0.0, room / velocity - blind)
         if eta > horizon:
             return None
-        return _Reach(velocity, eta, f"the level grows {_mib_s(velocity)} over {policy.long_window_seconds:.0f} s")
+        return _Reach(velocity, eta, f"the level grows {_mib_s(velocity)} over {level.span_seconds:.0f} s")
 
     def _starving(self) -> str | None:
         """Why the pod crawls for want of memory, or None."""

@@ -74,7 +74,7 @@ class Stretches:
     `side` +1 keeps the highest value of each stretch, -1 the lowest.
     """
 
-    __slots__ = ("_extremes", "_keep", "_side", "_starts", "_times", "_width_seconds")
+    __slots__ = ("_extremes", "_keep", "_side", "_starts", "_times", "_width_seconds", "before")
 
     def __init__(self, width_seconds: float, keep: int, side: int) -> None:
         self._width_seconds = width_seconds
@@ -83,10 +83,14 @@ class Stretches:
         self._starts: deque[float] = deque(maxlen=keep)
         self._times: deque[float] = deque(maxlen=keep)
         self._extremes: deque[float] = deque(maxlen=keep)
+        #: The highest extreme that has left the window; zero before one has.
+        self.before = 0.0
 
     def observe(self, time: float, value: float) -> None:
         """Take in a value no older than the last."""
         if not self._starts or time - self._starts[-1] >= self._width_seconds:
+            if len(self._extremes) == self._keep:
+                self.before = max(self.before, self._extremes[0])
             self._starts.append(time)
             self._times.append(time)
             self._extremes.append(value)
@@ -103,6 +107,18 @@ class Stretches:
         centre = median(offsets)
         return slope, MAD_TO_SIGMA * median([abs(offset - centre) for offset in offsets])
 
+    def halves(self) -> tuple[float, float, float]:
+        """Slopes of the older and the newer half, and the seconds the newer one spans."""
+        times, extremes = list(self._times), list(self._extremes)
+        middle = len(times) // 2
+        older = theil_sen(times[: middle + 1], extremes[: middle + 1])
+        return older, theil_sen(times[middle:], extremes[middle:]), times[-1] - times[middle]
+
+    @property
+    def span_seconds(self) -> float:
+        """From the first stretch kept to the newest value."""
+        return self._times[-1] - self._times[0] if self._times else 0.0
+
     @property
     def level(self) -> float:
         """The extreme of the newest two stretches; zero before the first value."""
@@ -118,7 +134,7 @@ class Share:
 
     __slots__ = ("_high", "_low", "_product", "_square")
 
-    _FORGET: Final = 0.99
+    _FORGET: Final = 0.998
 
     def __init__(self, low: float, high: float, scale: float) -> None:
         self._low, self._high = low, high
@@ -148,12 +164,12 @@ class Rises:
     #: Giving back this share of a rise ends it: a tooth of a collector inside a leak does not.
     _GIVEN_BACK: Final = 0.4
 
-    def __init__(self, time: float, value: float) -> None:
+    def __init__(self, time: float, value: float, usual_seconds: float) -> None:
         self._low = self._high = value
         self._low_until = self._high_at = time
         #: The highest level held and left, or held and kept.
         self.highest = 0.0
-        self.longest_seconds = 0.0
+        self.longest_seconds = usual_seconds
         #: Whether the series has once stopped rising for the settling time: a plateau, not a dip.
         self.rested = False
 
@@ -168,11 +184,15 @@ class Rises:
         came_to_rest = time - self._high_at >= settle_seconds
         self.rested = self.rested or came_to_rest
         if gave_back or came_to_rest:
-            self.highest = max(self.highest, self._high)
             if self._high - self._low > step:
                 self.longest_seconds = max(self.longest_seconds, self._high_at - self._low_until)
-            self._low = self._high = value
-            self._low_until = self._high_at = time
+            self.close(time, value)
+
+    def close(self, time: float, value: float) -> None:
+        """Count what rose so far as survived, and look at what rises from here."""
+        self.highest = max(self.highest, self._high)
+        self._low = self._high = value
+        self._low_until = self._high_at = time
 
     @property
     def start(self) -> float:
