@@ -204,6 +204,10 @@ class JobServerProcess(JobServer):
         self.start()
         super().__init__(self._wait_for_url(), self._settings.admin_token_path.read_text().strip())
 
+    @property
+    def workdir(self) -> Path:
+        return self._settings.workdir
+
     def start(self) -> None:
         """Start the process; after a kill, on the port it had."""
         settings = self._settings
