@@ -1,0 +1,174 @@
+"""The breaker's hands on running pods: look, resize, drain, delete; each names the pod by UID and is safe to repeat.
+
+The operators create pods through Airflow's own provider; all else that touches a pod goes through here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final
+
+from kubernetes_asyncio.client import CoreV1Api, V1DeleteOptions, V1Preconditions
+from kubernetes_asyncio.client.exceptions import ApiException
+
+from tidegate.core.errors import RetryLater
+from tidegate.core.slot import Refusal
+
+REQUEST_SECONDS: Final = 5.0
+#: What `container` names in a pod that KubernetesPodOperator made.
+WORKER_CONTAINER: Final = "base"
+_SUFFIXES: Final[Mapping[str, int]] = {
+    **{suffix: 1024**power for power, suffix in enumerate(("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"))},
+    **{suffix: 1000**power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
+}
+
+
+class Stage(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class LivePod:
+    """What the API server says of one pod, as far as the breaker asks."""
+
+    name: str
+    uid: str
+    stage: Stage
+    node: str | None
+    is_leaving: bool
+    #: The limit that is in force in the container, as its status says; None where the cluster does not tell.
+    actuated_limit_bytes: int | None
+    refusal: Refusal | None
+
+
+class Gone(RetryLater):
+    """The pod that a command named is there no more; its end is on its way from the operator."""
+
+
+class KubePods:
+    def __init__(self, api: CoreV1Api, namespace: str) -> None:
+        self._api = api
+        self._namespace = namespace
+
+    async def live(self, selector: Mapping[str, str]) -> dict[str, LivePod]:
+        """The pods with these labels, by UID."""
+        labels = ",".join(f"{name}={value}" for name, value in selector.items())
+        listed = await self._call(
+            self._api.list_namespaced_pod(self._namespace, label_selector=labels, _request_timeout=REQUEST_SECONDS)
+        )
+        return {pod.metadata.uid: _live(pod) for pod in listed.items}
+
+    async def resize(self, name: str, uid: str, limit_bytes: int) -> Refusal | None:
+        """Ask for a new request and limit in place; a refusal that comes at once, or None where it was taken.
+
+        Whether the kubelet has done it is seen later in `LivePod.actuated_limit_bytes` and `refusal`.
+        """
+        memory = {"memory": str(limit_bytes)}
+        body = {
+            "metadata": {"uid": uid},
+            "spec": {"containers": [{"name": WORKER_CONTAINER, "resources": {"requests": memory, "limits": memory}}]},
+        }
+        try:
+            await self._call(
+                self._api.patch_namespaced_pod_resize(name, self._namespace, body, _request_timeout=REQUEST_SECONDS)
+            )
+        except ApiException as error:
+            if await self._is_gone(name, uid):
+                raise Gone(f"pod {name} ({uid}) is gone") from None
+            # No such subresource before 1.33, no permission, more than the node has, a quota: none will change soon.
+            if error.status in (400, 403, 404, 405, 422):
+                return Refusal.INFEASIBLE
+            raise
+        return None
+
+    async def drain(self, name: str, uid: str) -> None:
+        """End the pod with SIGTERM and its grace, keeping exit code and last words, which a deletion would lose."""
+        body = {"metadata": {"uid": uid}, "spec": {"activeDeadlineSeconds": 1}}
+        try:
+            await self._call(
+                self._api.patch_namespaced_pod(name, self._namespace, body, _request_timeout=REQUEST_SECONDS)
+            )
+        except ApiException as error:
+            if await self._is_gone(name, uid):
+                raise Gone(f"pod {name} ({uid}) is gone") from None
+            if error.status not in (403, 422):
+                raise
+            await self.delete(name, uid)
+
+    async def delete(self, name: str, uid: str) -> None:
+        """Delete the pod with its own grace; one that is gone is a success."""
+        try:
+            await self._call(
+                self._api.delete_namespaced_pod(
+                    name,
+                    self._namespace,
+                    body=V1DeleteOptions(preconditions=V1Preconditions(uid=uid)),
+                    _request_timeout=REQUEST_SECONDS,
+                )
+            )
+        except ApiException as error:
+            # 409: another pod bears the name now.
+            if error.status not in (404, 409):
+                raise
+
+    async def _is_gone(self, name: str, uid: str) -> bool:
+        try:
+            pod = await self._call(
+                self._api.read_namespaced_pod(name, self._namespace, _request_timeout=REQUEST_SECONDS)
+            )
+        except ApiException as error:
+            if error.status == 404:
+                return True
+            raise
+        return bool(pod.metadata.uid != uid)
+
+    @staticmethod
+    async def _call(request: Any) -> Any:
+        try:
+            return await request
+        except ApiException as error:
+            if error.status in (429, 500, 502, 503, 504):
+                raise RetryLater(f"the Kubernetes API answered {error.status} {error.reason}") from None
+            raise
+        except (OSError, TimeoutError) as error:
+            raise RetryLater(f"the Kubernetes API did not answer: {type(error).__name__}") from None
+
+
+_STAGES: Final[Mapping[str, Stage]] = {"Pending": Stage.PENDING, "Running": Stage.RUNNING, "Unknown": Stage.RUNNING}
+
+
+def _live(pod: Any) -> LivePod:
+    statuses = [each for each in pod.status.container_statuses or () if each.name == WORKER_CONTAINER]
+    resources = statuses[0].resources if statuses else None
+    limit = (resources.limits or {}).get("memory") if resources else None
+    return LivePod(
+        name=pod.metadata.name,
+        uid=pod.metadata.uid,
+        stage=_STAGES.get(pod.status.phase, Stage.ENDED),
+        node=pod.spec.node_name,
+        is_leaving=pod.metadata.deletion_timestamp is not None,
+        actuated_limit_bytes=quantity_bytes(limit) if limit is not None else None,
+        refusal=_refusal(pod.status.conditions or ()),
+    )
+
+
+def _refusal(conditions: Any) -> Refusal | None:
+    for condition in conditions:
+        if condition.type == "PodResizePending" and condition.status == "True":
+            return Refusal.DEFERRED if condition.reason == "Deferred" else Refusal.INFEASIBLE
+    return None
+
+
+def quantity_bytes(quantity: str) -> int:
+    """A Kubernetes quantity of memory in bytes."""
+    match = re.fullmatch(r"([0-9.]+)(m|[EPTGMk]|[EPTGMK]i)?", str(quantity))
+    if match is None:
+        raise ValueError(f"{quantity!r} is no quantity of memory")
+    number, suffix = Decimal(match[1]), match[2] or ""
+    return int(number / 1000) if suffix == "m" else int(number * _SUFFIXES[suffix])

@@ -1,0 +1,290 @@
+"""The breaker of one run at work: looks at all its slots again and again, and does what their states call for.
+
+Each round reads the slots from the store, the pods from the cluster and the samples from Prometheus, one call each for
+the whole run, and turns what it sees into events. A round that finds nothing new executes the orders of the saved
+states that this watch has not yet executed: so a watch that starts in the middle of a drain goes on with it.
+
+It never trips on what it does not see: without fresh samples a slot is left alone and, after a while, called blind.
+How a pod ended is not seen here; the operator's `cleanup` records that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from tidegate.adapters.kube_pods import Gone, KubePods, LivePod, Stage
+from tidegate.adapters.prometheus import MemoryReader, Origin, Reading
+from tidegate.adapters.run_store import RunStore
+from tidegate.control.steps import Control
+from tidegate.core import detector
+from tidegate.core.breaker import orders, overdue
+from tidegate.core.contract import Trip, TripCause
+from tidegate.core.detector import Assessment, Detector
+from tidegate.core.errors import RetryLater
+from tidegate.core.slot import (
+    TERMINAL,
+    WATCHED,
+    Command,
+    DeletePod,
+    DrainPod,
+    Event,
+    Phase,
+    PodStarted,
+    RaiseAlert,
+    ResizeActuated,
+    ResizePod,
+    ResizeRefused,
+    SlotState,
+    Tripped,
+)
+
+log = logging.getLogger(__name__)
+
+#: While a remedy is under way its effect is looked for this often; memory is still read once an interval.
+EAGER_SECONDS: Final = 0.5
+#: Long enough to rebuild what a detector knew before the triggerer died.
+REBUILD_SECONDS: Final = 900.0
+BLIND_SECONDS: Final = 60.0
+#: Phases in which the cluster's answer to an order is awaited.
+_EAGER: Final = frozenset({Phase.OPEN_RESIZING, Phase.CLOSED_STARTING, Phase.OPEN_STARTING})
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What stays the same for one run while it is watched."""
+
+    run_id: str
+    namespace: str
+    pod_prefix: str
+    selector: Mapping[str, str]
+    sensitivity: detector.Policy
+    foreseen: detector.Foreseen
+    images_total: int | None
+    interval_seconds: float
+
+
+@dataclass(slots=True)
+class _Eye:
+    """What this watch knows of one live pod: derived from samples alone, so that it can be built again."""
+
+    detector: Detector
+    origin: Origin
+    last_sample_at: float = 0.0
+    acked: int = 0
+    first_seen_at: float = 0.0
+    told_blind: bool = False
+
+
+@dataclass(slots=True)
+class Watch:
+    watched: Watched
+    store: RunStore
+    control: Control
+    pods: KubePods
+    reader: MemoryReader
+    clock: Callable[[], float]
+    tell: Callable[[RaiseAlert], None]
+    _eyes: dict[str, _Eye] = field(default_factory=dict)
+    _executed: set[Command] = field(default_factory=set)
+    _memory_read_at: float = float("-inf")
+
+    async def until_over(self) -> list[SlotState]:
+        """Go round until every slot is terminal; their states then."""
+        while True:
+            began = self.clock()
+            try:
+                states = await self.round()
+            except RetryLater as trouble:
+                # A store or an API server that is away stops nothing: pods run on, and nothing is decided blindly.
+                log.warning("breaker of %s: %s", self.watched.run_id, trouble)
+                states = []
+            if states and all(state.phase in TERMINAL for state in states):
+                return states
+            is_eager = any(state.phase in _EAGER for state in states)
+            pause = EAGER_SECONDS if is_eager else self.watched.interval_seconds
+            await asyncio.sleep(max(0.0, pause - (self.clock() - began)))
+
+    async def round(self) -> list[SlotState]:
+        """Look once at everything; the states as this round leaves them."""
+        stored = await asyncio.to_thread(self.store.slots, self.watched.run_id)
+        live = await self.pods.live(self.watched.selector)
+        fresh = await self._read_memory()
+        self._forget_all_but({slot.state.pod_uid for slot in stored})
+        return [await self._attend(slot.state, live, fresh) for slot in stored]
+
+    async def _attend(self, state: SlotState, live: Mapping[str, LivePod], fresh: Mapping[str, Reading]) -> SlotState:
+        pod = live.get(state.pod_uid or "")
+        if pod is not None:
+            self._look(state, pod, fresh.get(pod.name))
+        event = self._seen(state, pod) or overdue(state, self.clock(), self._acked(state))
+        commands = orders(state)
+        while True:
+            if event is not None:
+                state, commands = await asyncio.to_thread(self.control.happened, state.run_id, state.slot, event)
+                log.info("run %s slot %s: %s -> %s", state.run_id, state.slot, type(event).__name__, state.phase)
+            # An order that is refused at once is an event of its own.
+            event = await self._execute(commands, live)
+            if event is None:
+                return state
+
+    # -- seeing --------------------------------------------------------------------------------------------------------
+
+    async def _read_memory(self) -> dict[str, Reading]:
+        now = self.clock()
+        if now - self._memory_read_at < self.watched.interval_seconds:
+            return {}
+        is_first = self._memory_read_at == float("-inf")
+        # Twice the scrapes of a missed round, or all that a new detector can use.
+        window = REBUILD_SECONDS if is_first else 4 * self.watched.interval_seconds + 15.0
+        try:
+            readings = await asyncio.to_thread(
+                self.reader.read, self.watched.namespace, self.watched.pod_prefix, window
+            )
+        except RetryLater as trouble:
+            log.warning("breaker of %s: %s", self.watched.run_id, trouble)
+            return {}
+        self._memory_read_at = now
+        return readings
+
+    def _look(self, state: SlotState, pod: LivePod, reading: Reading | None) -> None:
+        eye = self._eyes.get(pod.uid)
+        if eye is None or (reading is not None and reading.origin is not eye.origin):
+            # Two origins differ by what they count, and the step from one to the other would look like growth.
+            origin = reading.origin if reading is not None else Origin.WORKER
+            known = eye
+            eye = _Eye(Detector(self.watched.sensitivity, self.watched.foreseen), origin, first_seen_at=self.clock())
+            if known is not None:
+                eye.acked = known.acked
+            self._eyes[pod.uid] = eye
+        for sample in reading.samples if reading is not None else ():
+            if sample.t_seconds > eye.last_sample_at:
+                eye.detector.observe(sample)
+                eye.last_sample_at = sample.t_seconds
+                eye.acked = max(eye.acked, int(sample.acked))
+        self._tell_if_blind(state, pod, eye)
+
+    def _tell_if_blind(self, state: SlotState, pod: LivePod, eye: _Eye) -> None:
+        blind = self.clock() - max(eye.last_sample_at, eye.first_seen_at)
+        if blind < BLIND_SECONDS:
+            eye.told_blind = False
+        elif not eye.told_blind and pod.stage is Stage.RUNNING:
+            eye.told_blind = True
+            summary = (
+                f"no memory samples of pod {pod.name} for {blind:.0f} s: the breaker cannot see it; its own gate still"
+                " holds. Look at the scrape target and at Prometheus"
+            )
+            self.tell(RaiseAlert(state.run_id, state.slot, state.generation, "TidegateBreakerBlind", summary))
+
+    def _seen(self, state: SlotState, pod: LivePod | None) -> Event | None:
+        if pod is None or state.pod_uid is None:
+            return None
+        now = self.clock()
+        if state.phase in (Phase.CLOSED_STARTING, Phase.OPEN_STARTING):
+            if pod.stage is Stage.RUNNING:
+                return PodStarted(generation=state.generation, at=now, pod_uid=pod.uid)
+            return None
+        if state.phase is Phase.OPEN_RESIZING:
+            return self._resized(state, pod, now)
+        if state.phase in WATCHED and pod.stage is Stage.RUNNING and not pod.is_leaving:
+            return self._judged(state, pod, now)
+        return None
+
+    def _resized(self, state: SlotState, pod: LivePod, now: float) -> Event | None:
+        if pod.actuated_limit_bytes is not None and pod.actuated_limit_bytes >= (state.target_bytes or 0):
+            return ResizeActuated(generation=state.generation, at=now, pod_uid=pod.uid, pod_acked=self._acked(state))
+        if pod.refusal is not None:
+            return ResizeRefused(generation=state.generation, at=now, pod_uid=pod.uid, refusal=pod.refusal)
+        return None
+
+    def _judged(self, state: SlotState, pod: LivePod, now: float) -> Event | None:
+        eye = self._eyes.get(pod.uid)
+        if eye is None or eye.last_sample_at == 0.0:
+            return None
+        assessment = eye.detector.assess(now)
+        if assessment.trip is None:
+            return None
+        eye.detector.acted(now)
+        trip = _trip(state, pod, assessment, assessment.trip, now)
+        log.warning("run %s slot %s tripped: %s", state.run_id, state.slot, "; ".join(trip.evidence))
+        return Tripped(trip=trip, pod_acked=eye.acked, remaining_seconds=self._remaining(state, eye))
+
+    def _remaining(self, state: SlotState, eye: _Eye) -> float | None:
+        rate = self.watched.foreseen.images_per_second
+        if self.watched.images_total is None or rate <= 0:
+            return None
+        return max(0.0, self.watched.images_total - state.acked_by_former_pods - eye.acked) / rate
+
+    def _acked(self, state: SlotState) -> int:
+        eye = self._eyes.get(state.pod_uid or "")
+        return max(state.pod_acked, eye.acked) if eye is not None else state.pod_acked
+
+    def _forget_all_but(self, uids: set[str | None]) -> None:
+        for uid in self._eyes.keys() - uids:
+            del self._eyes[uid]
+
+    # -- doing ---------------------------------------------------------------------------------------------------------
+
+    async def _execute(self, commands: tuple[Command, ...], live: Mapping[str, LivePod]) -> Event | None:
+        """Execute what this watch has not executed yet; the event that an order's own answer amounts to."""
+        for command in commands:
+            if command in self._executed:
+                continue
+            try:
+                event = await self._one(command, live)
+            except Gone as gone:
+                log.info("%s", gone)
+                event = None
+            # Only now: an order that raised is tried again in the next round.
+            self._executed.add(command)
+            if event is not None:
+                return event
+        return None
+
+    async def _one(self, command: Command, live: Mapping[str, LivePod]) -> Event | None:
+        match command:
+            case ResizePod():
+                pod = live.get(command.pod_uid)
+                if pod is None:
+                    return None
+                refusal = await self.pods.resize(pod.name, pod.uid, command.limit_bytes)
+                if refusal is not None:
+                    return ResizeRefused(
+                        generation=command.generation, at=self.clock(), pod_uid=pod.uid, refusal=refusal
+                    )
+            case DrainPod():
+                if (pod := live.get(command.pod_uid)) is not None:
+                    await self.pods.drain(pod.name, pod.uid)
+            case DeletePod():
+                if (pod := live.get(command.pod_uid)) is not None:
+                    await self.pods.delete(pod.name, pod.uid)
+            case RaiseAlert():
+                self.tell(command)
+            case _:
+                # LaunchPod and LockOut are the infer task's.
+                pass
+        return None
+
+
+def _trip(state: SlotState, pod: LivePod, found: Assessment, cause: TripCause, now: float) -> Trip:
+    return Trip(
+        run_id=state.run_id,
+        slot=state.slot,
+        generation=state.generation,
+        pod_uid=pod.uid,
+        at=now,
+        cause=cause,
+        character=found.character,
+        limit_bytes=max(1, found.limit_bytes),
+        nonreclaimable_bytes=found.nonreclaimable_bytes,
+        peak_bytes=found.peak_bytes,
+        wanted_bytes=found.wanted_bytes,
+        ratio=found.ratio,
+        velocity_bytes_per_second=found.velocity_bytes_per_second,
+        limit_in_seconds=found.limit_in_seconds,
+        projected_bytes=found.projected_bytes,
+        evidence=found.evidence,
+    )
