@@ -310,7 +310,7 @@ def held(rng: np.random.Generator, kind: str) -> Trace:
         pod.gate[late] = 1.0
         pod.pace[late] = 0.0
     elif kind == "flapping":
-        pod.gate[late] = (np.arange(n)[late] % 10 < rng.uniform(4, 7)).astype(float)
+        pod.gate[late] = (np.arange(n)[late] % 10 < rng.uniform(5, 8)).astype(float)
         pod.pace[late] *= rng.uniform(0.05, 0.35)
     else:
         wanted[late] = rng.uniform(1.05, 1.6)

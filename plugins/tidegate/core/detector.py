@@ -69,7 +69,7 @@ class Policy:
     #: A velocity measured over a few samples errs by about a fifth.
     horizon_margin_ratio: float = 1.2
     #: A trend of the middle window is surer than a few rises and may be acted upon earlier: load comes and goes on top.
-    steady_horizon_factor: float = 1.5
+    steady_horizon_factor: float = 1.25
     #: Growth that minutes of samples agree on may be acted upon this early: a drain then answers all its leases.
     slow_horizon_seconds: float = 300.0
     #: The long window, and the stretches whose highs stand for it.
@@ -98,7 +98,7 @@ class Policy:
     #: A rise under known heights is suspicious once it lasts this much longer than any that ended well.
     longer_ratio: float = 1.5
     #: Growth whose pace falls by this factor from window to window is summed as a geometric series to where it ends.
-    dying_ratio: float = 0.8
+    dying_ratio: float = 0.7
     #: Credits stand for more than images hold, seldom for less; what goes beyond is not load but a wrong cost.
     load_share_low: float = 0.3
     load_share_high: float = 1.0
@@ -118,10 +118,10 @@ class Policy:
     gate_shut_seconds: float = 30.0
     #: A counter read over HTTP lags a little: this share of the time counts as all of it.
     gate_shut_ratio: float = 0.9
-    #: Slow: under half the plan's pace for a minute, with the gate shut for a third of each half.
+    #: Slow: under half the plan's pace for a minute, with the gate shut for two fifths of each half.
     slow_window_seconds: float = 60.0
     slow_pace_ratio: float = 0.5
-    slow_gate_ratio: float = 1 / 3
+    slow_gate_ratio: float = 0.4
     wanted_seconds: float = 30.0
     #: The seed signals, shared with the alerts.
     ratio_threshold: float = 0.85
@@ -214,7 +214,7 @@ class _Reach:
 class _Point:
     """A sample as the trends see it; `judged` is memory without the load that credits account for.
 
-    Memory is freed a moment after its credit, so `judged` may jump for one sample; `calm`, its median of three, does not.
+    Memory is freed a moment after its credit, so `judged` may jump up while memory falls; `calm` does not.
     """
 
     time: float
@@ -421,7 +421,8 @@ class Detector:
         judged = max(0.0, memory - self._load_share.value * in_flight)
         if self._work_at is None and (sample.acked > 0 or in_flight > 0):
             self._work_at = time
-        calm = median((recent[-2].judged, recent[-1].judged, judged)) if len(recent) >= 2 else judged
+        lagging = len(recent) >= 2 and memory < recent[-1].memory
+        calm = median((recent[-2].judged, recent[-1].judged, judged)) if lagging else judged
         point = _Point(time, memory, judged, calm, in_flight, told, sample.acked)
         recent.append(point)
         stretch = policy.long_window_seconds / policy.long_window_stretches
@@ -493,17 +494,21 @@ class Detector:
         """Growth that is a reason to trip, the fastest window first."""
         if len(self._recent) < 3:
             return None
-        horizon = self._horizon(corroborated)
-        if self._recent[-1].memory <= self.foreseen.upper_bytes:
+        newest, horizon = self._recent[-1], self._horizon(corroborated)
+        foreseen = newest.memory <= self.foreseen.upper_bytes
+        if foreseen:
             # The plan expects such heights: no margin, hence the last moment.
             horizon /= self._policy.horizon_margin_ratio
-        if self._is_news():
-            if (reach := self._fast(blind, horizon)) is not None:
-                return reach
-            foreseen = self._recent[-1].memory <= self.foreseen.upper_bytes
-            factor = 1.0 if foreseen else self._policy.steady_horizon_factor
-            if (reach := self._steady(blind, horizon * factor)) is not None:
-                return reach
+        steady_horizon = horizon if foreseen else horizon * self._policy.steady_horizon_factor
+        # Growth beyond the load is always judged; growth with the load where nothing says that the load must end.
+        loads = ([False] if newest.told else []) + ([] if self._is_explained() else [True])
+        for with_load in loads:
+            if self._is_news(newest.memory if with_load and not newest.told else newest.judged):
+                if (reach := self._fast(blind, horizon, with_load)) is not None:
+                    return reach
+            if self._is_news(newest.calm):
+                if (reach := self._steady(blind, steady_horizon, with_load)) is not None:
+                    return reach
         return self._slow(blind, max(horizon, self._policy.slow_horizon_seconds))
 
     def _is_explained(self) -> bool:
@@ -513,13 +518,13 @@ class Detector:
             return False
         return newest.calm + share.value * self.foreseen.budget_bytes < self._limit_bytes
 
-    def _is_news(self) -> bool:
+    def _is_news(self, height: float) -> bool:
         """Whether this rise is more than noise, more than the plan foresaw, and unlike those the pod survived."""
         policy, rises, noise = self._policy, self._rises, self._noise
         assert rises is not None
         assert noise is not None
         newest = self._recent[-1]
-        rise = newest.judged - rises.start
+        rise = height - rises.start
         headroom = self._limit_bytes - newest.memory
         if rise < policy.noise_sigmas * noise.sigma or rise < policy.headroom_used_ratio * (headroom + rise):
             return False
@@ -532,16 +537,15 @@ class Detector:
         new_height = rises.highest + max(
             policy.new_height_ratio * self._limit_bytes, policy.noise_sigmas / 2 * noise.sigma
         )
-        if newest.judged > new_height and (newest.memory > upper or newest.told):
+        if height > new_height and (newest.memory > upper or newest.told):
             return True
         return rises.age_seconds(newest.time) > policy.longer_ratio * rises.longest_seconds + self._interval
 
-    def _fast(self, blind: float, horizon: float) -> _Reach | None:
+    def _fast(self, blind: float, horizon: float, with_load: bool) -> _Reach | None:
         """A few rises in a row, each beyond noise."""
         policy, recent, noise = self._policy, self._recent, self._noise
         assert noise is not None
-        explained = self._is_explained()
-        sure = explained and not self._was_warming_up
+        sure = not with_load and not self._was_warming_up
         needed = policy.rises_in_a_row_unexplained if sure else policy.rises_in_a_row
         if len(recent) <= needed:
             return None
@@ -549,7 +553,7 @@ class Detector:
         for index in range(len(recent) - needed, len(recent)):
             before, after = recent[index - 1], recent[index]
             rise = after.memory - before.memory
-            if explained and rise > 2 * noise.sigma:
+            if not with_load and rise > 2 * noise.sigma:
                 rise = after.judged - before.judged
             if rise <= 2 * noise.sigma:
                 return None
@@ -574,25 +578,27 @@ class Detector:
         rest = later_pace * stretch_seconds * ratio / (1 - ratio)
         return self._recent[-1].memory + rest < (1 - self._policy.reserve_ratio) * self._limit_bytes
 
-    def _steady(self, blind: float, horizon: float) -> _Reach | None:
+    def _steady(self, blind: float, horizon: float, with_load: bool) -> _Reach | None:
         """The middle window rises, its newest part too."""
         policy, recent, noise = self._policy, self._recent, self._noise
         assert noise is not None
+        assert self._rises is not None
         if len(recent) < policy.steady_samples:
             return None
-        explained = self._is_explained()
         times = [point.time for point in recent]
-        share = self._load_share.value if explained and self._load_share else 0.0
+        share = 0.0 if with_load or self._load_share is None else self._load_share.value
         values = [point.memory - share * point.in_flight for point in recent]
         velocity = theil_sen(times, values)
         if velocity * (times[-1] - times[0]) < policy.noise_sigmas * noise.sigma:
             return None
-        if explained and recent[-1].memory <= recent[0].memory:
+        if self._rises.age_seconds(times[-1]) < (times[-1] - times[0]) / 2:
+            return None
+        if not with_load and theil_sen(times, [point.memory for point in recent]) < velocity / 2:
             return None
         half = len(times) // 2
         if theil_sen(times[half:], values[half:]) < velocity / 2:
             return None
-        room = self._limit_bytes - max(recent[-1].memory, values[-1] + self._swing if explained else 0.0)
+        room = self._limit_bytes - max(recent[-1].memory, 0.0 if with_load else recent[-1].calm + self._swing)
         eta = max(0.0, room / velocity - blind)
         if eta > horizon:
             return None

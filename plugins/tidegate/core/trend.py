@@ -36,36 +36,37 @@ def theil_sen(times: Sequence[float], values: Sequence[float]) -> float:
 
 
 class Noise:
-    """The scatter of a series around its local line, which neither a ramp nor a plateau changes.
+    """The scatter of a series around its local line, which neither a ramp nor a plateau nor a tooth now and then changes.
 
-    The middle of three neighbours is compared with the line through the other two. One outlier moves the estimate
-    little, because what it may add is clipped.
+    The middle of three neighbours is compared with the line through the other two; the median of that is tracked by
+    steps up and down, so that an outlier moves it no more than any other value.
     """
 
-    __slots__ = ("_floor", "_mean_deviation", "_weight")
+    __slots__ = ("_floor", "_median", "_step")
 
-    #: A mean absolute deviation times this is the sigma of a normal distribution, sqrt(pi / 2), and the middle of three
-    #: evenly spaced points misses the line through the others by sqrt(1.5) sigma.
-    _TO_SIGMA: Final = 1.2533 / 1.2247
-    _CLIP: Final = 4.0
-    _MEMORY_SAMPLES: Final = 40
+    #: The median deviation of a normal distribution is 0.6745 sigma, and the middle of three evenly spaced points
+    #: misses the line through the others by sqrt(1.5) sigma.
+    _TO_SIGMA: Final = 1 / (0.6745 * 1.2247)
+    _FIRST_STEP: Final = 0.4
+    _LAST_STEP: Final = 0.05
+    _SHRINK: Final = 0.95
 
     def __init__(self, floor: float) -> None:
         self._floor = floor
-        self._mean_deviation = floor
-        self._weight = 1
+        self._median = floor
+        self._step = self._FIRST_STEP
 
     def observe(self, a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> None:
         """Take in three successive (time, value) points."""
         share = (b[0] - a[0]) / (c[0] - a[0])
         deviation = abs(b[1] - (a[1] + share * (c[1] - a[1])))
-        deviation = min(deviation, self._CLIP * max(self._mean_deviation, self._floor))
-        self._weight = min(self._weight + 1, self._MEMORY_SAMPLES)
-        self._mean_deviation += (deviation - self._mean_deviation) / self._weight
+        self._median *= (1 + self._step) if deviation > self._median else 1 / (1 + self._step)
+        self._median = max(self._median, self._floor / 4)
+        self._step = max(self._LAST_STEP, self._step * self._SHRINK)
 
     @property
     def sigma(self) -> float:
-        return max(self._floor, self._mean_deviation * self._TO_SIGMA)
+        return max(self._floor, self._median * self._TO_SIGMA)
 
 
 class Stretches:
