@@ -82,6 +82,8 @@ class Detection:
 class Prediction:
     detections: tuple[Detection, ...]
     infer_seconds: float = 0.0
+    #: Width and height of the raw image; where given, a job holds every box against them.
+    raw_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Jobs of an Antenna server, pulled and answered over its REST API."""
