@@ -214,7 +214,7 @@ class _Reach:
 class _Point:
     """A sample as the trends see it; `judged` is memory without the load that credits account for.
 
-    Memory is freed a moment after its credit, so `judged` may jump up while memory falls; `calm` does not.
+    Memory is freed a moment after its credit, so `judged` may jump where memory does not; `calm` then waits.
     """
 
     time: float
@@ -421,7 +421,7 @@ class Detector:
         judged = max(0.0, memory - self._load_share.value * in_flight)
         if self._work_at is None and (sample.acked > 0 or in_flight > 0):
             self._work_at = time
-        lagging = len(recent) >= 2 and memory < recent[-1].memory
+        lagging = len(recent) >= 2 and memory - recent[-1].memory < (judged - recent[-1].judged) / 2
         calm = median((recent[-2].judged, recent[-1].judged, judged)) if lagging else judged
         point = _Point(time, memory, judged, calm, in_flight, told, sample.acked)
         recent.append(point)
@@ -509,7 +509,7 @@ class Detector:
             if self._is_news(newest.calm):
                 if (reach := self._steady(blind, steady_horizon, with_load)) is not None:
                     return reach
-        return self._slow(blind, max(horizon, self._policy.slow_horizon_seconds))
+        return self._slow(blind, horizon if foreseen else max(horizon, self._policy.slow_horizon_seconds))
 
     def _is_explained(self) -> bool:
         """Whether the credits in flight are known, and memory stays under the limit even with the whole budget in use."""
@@ -620,11 +620,11 @@ class Detector:
         if (trend := level.trend()) is None:
             return None
         velocity, sigma = trend
-        if (
-            velocity <= 0
-            or velocity * level.span_seconds < policy.slow_noise_sigmas * sigma
-            or self._dies(*level.halves())
-        ):
+        if velocity <= 0 or velocity * level.span_seconds < policy.slow_noise_sigmas * sigma:
+            return None
+        older, newer, seconds = level.halves()
+        if older < velocity / 4 or self._dies(older, newer, seconds):
+            # One step somewhere in the window, or growth that fades.
             return None
         if level.level - level.before < velocity * level.span_seconds / 2:
             # It has been there before: a wander, not a climb.

@@ -176,18 +176,19 @@ class Rises:
 
     def observe(self, time: float, value: float, step: float, settle_seconds: float) -> None:
         """Take in a value later than the last."""
-        if value <= self._low + step:
-            self._low = min(self._low, value)
-            self._low_until = time
-        if value > self._high:
-            self._high, self._high_at = value, time
         gave_back = value < self._high - max(step, self._GIVEN_BACK * (self._high - self._low))
-        came_to_rest = time - self._high_at >= settle_seconds
+        came_to_rest = time - self._high_at >= settle_seconds and value <= self._high
         self.rested = self.rested or came_to_rest
         if gave_back or came_to_rest:
             if self._high - self._low > step:
                 self.longest_seconds = max(self.longest_seconds, self._high_at - self._low_until)
             self.close(time, value)
+            return
+        if value <= self._low + step:
+            self._low = min(self._low, value)
+            self._low_until = time
+        if value > self._high:
+            self._high, self._high_at = value, time
 
     def close(self, time: float, value: float) -> None:
         """Count what rose so far as survived, and look at what rises from here."""
