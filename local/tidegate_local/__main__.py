@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "logs": ("tidegate_local.stack.logs", "show the ends of the logs"),
     "discovery": ("tidegate_local.discovery.command", "tell Prometheus where the worker pods are"),
     "podapi": ("tidegate_local.podapi.command", "serve the pod API and run its pods on this machine"),
+    "jobserver": ("tidegate_local.jobserver.command", "serve demo jobs with Antenna's pull API, or steer that server"),
 }
 
 
