@@ -102,12 +102,14 @@ def _version(value: int) -> int:
     return value
 
 
-Bytes = Annotated[int, Field(ge=0)]
-PositiveBytes = Annotated[int, Field(gt=0)]
+#: What a BIGINT column holds; it also bounds what an integer takes of a termination message.
+_MAX_INTEGER: Final = 2**63 - 1
+Bytes = Annotated[int, Field(ge=0, le=_MAX_INTEGER)]
+PositiveBytes = Annotated[int, Field(gt=0, le=_MAX_INTEGER)]
 Seconds = Annotated[float, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
-PositiveCount = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, le=_MAX_INTEGER)]
+PositiveCount = Annotated[int, Field(ge=1, le=_MAX_INTEGER)]
 UnixSeconds = Annotated[float, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 
@@ -331,15 +333,20 @@ class WorkerReport(Payload):
         """The report cut to a termination message: entries that do not fit are counted in `in_flight_omitted`."""
         kept = self
         while len(message := kept.to_json().encode()) > max_bytes:
-            if not kept.in_flight:
-                raise ValueError(f"a report of {len(message)} bytes without entries exceeds {max_bytes}")
-            drop = max(1, len(kept.in_flight) * (len(message) - max_bytes) // len(message))
-            kept = kept.model_copy(
-                update={
-                    "in_flight": kept.in_flight[:-drop],
-                    "in_flight_omitted": kept.in_flight_omitted + drop,
-                }
-            )
+            entries = len(kept.in_flight)
+            if entries > 1 or (entries and not kept.reason):
+                drop = max(1, entries * (len(message) - max_bytes) // len(message))
+                kept = kept.model_copy(
+                    update={
+                        "in_flight": kept.in_flight[:-drop],
+                        "in_flight_omitted": kept.in_flight_omitted + drop,
+                    }
+                )
+            elif kept.reason:
+                # Words give way to the last fact.
+                kept = kept.model_copy(update={"reason": kept.reason[: len(kept.reason) // 2]})
+            else:
+                raise ValueError(f"a report of {len(message)} bytes without entries and reason exceeds {max_bytes}")
         return message
 
 
