@@ -1,0 +1,81 @@
+"""The control plane's settings, read from the environment in one place; the worker has its own.
+
+Secrets are named here, never held: what a pod needs comes to it by secretKeyRef, what Airflow needs lies in files.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tidegate.core.contract import GIB
+from tidegate.core.errors import FixConfig
+
+PREFIX: Final = "TIDEGATE_"
+
+
+class Configuration(BaseSettings):
+    """Each field is the environment variable TIDEGATE_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    run_store_url: str = Field("", description="database of runs; by default a SQLite file beside Airflow's own")
+    prometheus_url: str = Field("http://127.0.0.1:9090", description="any server that speaks the query API")
+    prometheus_user: str | None = Field(None, description="user of basic authentication")
+    prometheus_password_file: Path | None = Field(None, description="file with the password of basic authentication")
+    prometheus_token_file: Path | None = Field(None, description="file with a bearer token, read anew as it changes")
+    prometheus_ca_file: Path | None = Field(None, description="certificate authority of the server")
+
+    kubernetes_conn_id: str = Field("kubernetes_default", description="Airflow connection of the cluster")
+    namespace: str = Field("default", description="namespace of the pods")
+    worker_image: str = Field("tidegate-worker:latest", description="image of the worker")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    service_account: str | None = Field(None, description="service account of the pods; its token is never mounted")
+    priority_class: str | None = None
+    cpu_request: str = Field("1", description="CPU request of a pod; it has no CPU limit, which would only throttle it")
+    gpu_resource: str = Field("nvidia.com/gpu", description="resource name of a GPU")
+    gpus: Literal[0, 1] = Field(0, description="GPUs a pod: more GPUs are more slots")
+    uid: Annotated[int, Field(ge=1)] = 65532
+    staging_claim: str | None = Field(None, description="claim of a volume for staged files; by default an emptyDir")
+    staging_bytes: Annotated[int, Field(gt=0)] = 10 * GIB
+    results_claim: str | None = Field(None, description="claim of the volume that manifest results are written to")
+    weights_claim: str | None = Field(None, description="claim of a volume that keeps model weights between pods")
+    pod_env: dict[str, str] = Field(default_factory=dict, description="plain environment of every pod, as JSON")
+    pod_secrets: dict[str, str] = Field(
+        default_factory=dict, description='environment from secrets, as JSON: {"NAME": "secret/key"}'
+    )
+
+    antenna_url: str | None = Field(None, description="base URL of the Antenna API, ending in /api/v2")
+    cap_bytes: Annotated[int, Field(gt=0)] = Field(16 * GIB, description="no run may ask for a larger memory cap")
+    lease_seconds: Annotated[float, Field(gt=0)] = Field(300.0, description="how long the source keeps a lease")
+    grace_seconds: Annotated[float, Field(ge=30)] = Field(120.0, description="longest grace period of a pod")
+    resize: bool = Field(True, description="whether the cluster resizes pods in place (Kubernetes 1.33 and later)")
+    scrape_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="how often Prometheus scrapes workers")
+    docs_url: str = Field("https://github.com/tidegate/tidegate/blob/main/docs", description="where runbooks are read")
+
+    def store_url(self, airflow_home: str) -> str:
+        return self.run_store_url or f"sqlite:///{Path(airflow_home) / 'tidegate.sqlite'}"
+
+
+@cache
+def configuration() -> Configuration:
+    """The settings of this process; a wrong one is named with what it takes."""
+    try:
+        return Configuration()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        raise FixConfig(f"{name}: {first['msg']}") from None
+
+
+def described() -> list[tuple[str, Any, str]]:
+    """Name, default and meaning of every setting, for the documentation."""
+    return [
+        (PREFIX + name.upper(), field.get_default(call_default_factory=True), field.description or "")
+        for name, field in Configuration.model_fields.items()
+    ]

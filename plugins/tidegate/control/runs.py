@@ -1,0 +1,111 @@
+"""What one run needs put together from its stored record: policy, watch, assignments; nothing is decided here."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self
+
+from tidegate.adapters.configuration import Configuration
+from tidegate.adapters.pod_spec import Placement
+from tidegate.adapters.run_store import Run, RunStore
+from tidegate.core import detector
+from tidegate.core.answers import Policy
+from tidegate.core.contract import Assignment, Plan
+from tidegate.core.errors import FixConfig
+from tidegate.core.remedy import Means, Measure
+from tidegate.core.slot import SlotState
+
+#: From the order to drain to the pod's end: the kubelet passes the signal on within 2 s; the rest is margin.
+DRAIN_MARGIN_SECONDS: Final = 20.0
+#: From an order to relaunch to the first image: Airflow's retry, scheduling, start of Python; loading comes on top.
+RELAUNCH_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person or a schedule asked for, as it is kept with the run."""
+
+    remedies: tuple[str, ...] = ("resize", "relaunch")
+    sensitivity: Literal["low", "normal", "high"] = "normal"
+    limit_bytes: int | None = None
+    cap_bytes: int | None = None
+    on_volume_anomaly: Literal["hold", "alert", "fail"] | None = None
+    dry_run: bool = False
+    node_selector: dict[str, str] | None = None
+    tolerations: tuple[dict[str, Any], ...] = ()
+    gpu_type: str | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        values = json.loads(text)
+        for name in ("remedies", "tolerations"):
+            values[name] = tuple(values.get(name) or ())
+        return cls(**values)
+
+    def to_json(self) -> str:
+        return json.dumps({name: getattr(self, name) for name in self.__dataclass_fields__})
+
+    def placement(self) -> Placement:
+        return Placement(self.node_selector or {}, self.tolerations, self.gpu_type)
+
+
+def open_store(configuration: Configuration) -> RunStore:
+    from pathlib import Path
+
+    home = os.environ.get("AIRFLOW_HOME", str(Path.home() / "airflow"))
+    return RunStore.open(configuration.store_url(home))
+
+
+def planned(run: Run | None, run_id: str) -> tuple[Run, Plan]:
+    if run is None:
+        raise FixConfig(f"there is no run {run_id} in the run store; is TIDEGATE_RUN_STORE_URL the same everywhere?")
+    if run.plan is None:
+        raise FixConfig(f"run {run_id} has no plan yet: its task `plan` must end first")
+    return run, run.plan
+
+
+def policy(run: Run, plan: Plan, configuration: Configuration) -> Policy:
+    request = Request.from_json(run.request)
+    allowed = frozenset() if request.dry_run else frozenset(Measure(name) for name in request.remedies)
+    return Policy(
+        means=Means(
+            can_resize=configuration.resize,
+            restart_seconds=RELAUNCH_SECONDS,
+            floor_bytes=plan.floor_bytes,
+            allowed=allowed,
+        ),
+        drain_seconds=plan.grace_seconds + DRAIN_MARGIN_SECONDS,
+    )
+
+
+def foreseen(plan: Plan) -> detector.Foreseen:
+    return detector.Foreseen(
+        upper_bytes=plan.upper_bytes,
+        baseline_velocity_bytes_per_second=plan.baseline_velocity_bytes_per_second,
+        images_per_second=plan.images_per_second,
+        budget_bytes=plan.ingest.budget_bytes,
+    )
+
+
+def assignment(run: Run, plan: Plan, state: SlotState, store: RunStore) -> Assignment:
+    """What the next pod of a slot is told."""
+    ingest = plan.ingest
+    if state.one_at_a_time:
+        ingest = ingest.model_copy(update={"one_at_a_time": True, "micro_batch_images": 1, "decode_threads": 1})
+    return Assignment(
+        run_id=run.run_id,
+        slot=state.slot,
+        slots=run.slots,
+        generation=state.generation,
+        source=run.source,
+        pipeline=run.pipeline,
+        model_version=run.model_version,
+        cap_bytes=state.cap_bytes,
+        upper_bytes=plan.upper_bytes,
+        ingest=ingest,
+        grace_seconds=plan.grace_seconds,
+        images_per_second=plan.images_per_second,
+        suspects=tuple(store.suspects(run.source)),
+    )

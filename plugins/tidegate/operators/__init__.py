@@ -1,0 +1,1 @@
+"""Airflow tasks that are pods: thin faces over control and adapters."""

@@ -1,0 +1,60 @@
+"""From a Kubernetes pod object to the evidence that `core.verdict` judges; reads, never asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubernetes.client import models as k8s
+
+from tidegate.adapters.kube_pods import WORKER_CONTAINER
+from tidegate.core.contract import WorkerReport
+from tidegate.core.errors import ContractMismatch
+from tidegate.core.verdict import PodEvidence
+
+
+def evidence(pod: k8s.V1Pod, *, was_told_to_end: bool) -> PodEvidence:
+    status = pod.status
+    container = _container(pod)
+    terminated = container.state.terminated if container is not None and container.state else None
+    waiting = container.state.waiting if container is not None and container.state else None
+    return PodEvidence(
+        pod_name=pod.metadata.name,
+        pod_reason=status.reason or _disruption(status),
+        container_reason=terminated.reason if terminated else None,
+        waiting_reason=waiting.reason if waiting else _unschedulable(status),
+        exit_code=terminated.exit_code if terminated else None,
+        was_told_to_end=was_told_to_end,
+    )
+
+
+def last_words(pod: k8s.V1Pod) -> WorkerReport | None:
+    """The worker's report in the termination message; None where it wrote none, or somebody else did."""
+    container = _container(pod)
+    terminated = container.state.terminated if container is not None and container.state else None
+    if terminated is None or not terminated.message:
+        return None
+    try:
+        return WorkerReport.from_json(terminated.message)
+    except ContractMismatch:
+        return None
+
+
+def _container(pod: k8s.V1Pod) -> Any:
+    for status in pod.status.container_statuses or ():
+        if status.name == WORKER_CONTAINER:
+            return status
+    return None
+
+
+def _disruption(status: Any) -> str | None:
+    for condition in status.conditions or ():
+        if condition.type == "DisruptionTarget" and condition.status == "True":
+            return str(condition.reason)
+    return None
+
+
+def _unschedulable(status: Any) -> str | None:
+    for condition in status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return str(condition.reason)
+    return None

@@ -1,0 +1,36 @@
+"""The breaker as a task beside the infer tasks: waits in the triggerer until every slot is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from airflow.sdk import BaseSensorOperator, Context
+
+from tidegate.core.errors import NeedsHuman
+from tidegate.operators.failures import BySlotState
+from tidegate.triggers.memory_breaker import MemoryBreakerTrigger
+
+#: A triggerer that dies is Airflow's to replace; a try of this task costs nothing but its start.
+RETRIES: Final = 100
+
+
+class MemoryBreakerSensor(BaseSensorOperator):
+    """Watches all slots of run `run_id` over Prometheus, trips, and applies the remedies."""
+
+    template_fields: Sequence[str] = ("run_id",)
+    ui_color = "#f3d9c4"
+
+    def __init__(self, *, run_id: str, **kwargs: Any) -> None:
+        super().__init__(**{"retries": RETRIES, "retry_policy": BySlotState(), **kwargs})
+        self.run_id = run_id
+
+    def execute(self, context: Context) -> None:
+        self.defer(trigger=MemoryBreakerTrigger(self.run_id), method_name="over")
+
+    def over(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """The watch has ended; fails where a slot was locked out, so that the grid shows it."""
+        if event["locked_out"]:
+            reasons = "; ".join(f"slot {slot}: {reason}" for slot, reason in event["locked_out"].items())
+            raise NeedsHuman(f"run {event['run_id']} is locked out. {reasons}")
+        return event
