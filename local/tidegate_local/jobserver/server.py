@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from aiohttp import web
 
+from tidegate.core.errors import FixConfig
 from tidegate_local.jobserver.accounts import Accounts, secret_file
 from tidegate_local.jobserver.api import Api
 from tidegate_local.jobserver.demo import Demo
@@ -35,6 +38,7 @@ _TICK_SECONDS = 0.02
 async def serving(settings: ServerSettings) -> AsyncIterator[str]:
     """Serve while the block runs; yields the base URL."""
     settings.workdir.mkdir(parents=True, exist_ok=True)
+    lock = _lock(settings.workdir)
     state = open_state(settings)
     accounts, urls, requests = Accounts(state.db), ImageUrls(state.db), RequestLog()
     accounts.ensure_admin(secret_file(settings.admin_token_path), secret_file(settings.workdir / "password"))
@@ -51,6 +55,7 @@ async def serving(settings: ServerSettings) -> AsyncIterator[str]:
     image_app.add_routes(images.routes())
 
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(os.close, lock)
         stack.callback(state.db.close)
         port = await _listen(stack, app, settings.host, settings.port)
         if settings.image_host is not None:
@@ -62,6 +67,17 @@ async def serving(settings: ServerSettings) -> AsyncIterator[str]:
         url = f"http://{settings.host}:{port}"
         _say_address(settings, url)
         yield url
+
+
+def _lock(workdir: Path) -> int:
+    """One server a workdir, for faults are kept in memory; the kernel drops the lock with the process."""
+    lock = os.open(workdir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise FixConfig(f"another job server runs on {workdir}: end it, or name another --workdir") from None
+    return lock
 
 
 async def _listen(stack: contextlib.AsyncExitStack, app: web.Application, host: str, port: int) -> int:

@@ -33,11 +33,24 @@ def test_a_command_without_a_server_says_how_to_start_one(tmp_path: Path) -> Non
     assert "start one with" in answer.stderr
 
 
+def test_a_second_server_on_the_same_workdir_is_refused(server: JobServerProcess) -> None:
+    answer = run("--workdir", str(server.workdir))
+    assert answer.returncode == 1
+    assert "another job server runs" in answer.stderr
+    assert server.is_healthy()
+
+
 def test_an_empty_token_file_is_refused_with_advice(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("")
     answer = run("--workdir", str(tmp_path))
     assert answer.returncode == 1
     assert "is empty" in answer.stderr
+
+
+def test_the_stacks_own_command_line_offers_the_job_server_too(server: JobServerProcess) -> None:
+    command = [sys.executable, "-m", "tidegate_local", "jobserver", "--workdir", str(server.workdir), "faults"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (answer.returncode, json.loads(answer.stdout)) == (0, [])
 
 
 def test_help_lists_the_commands_and_the_options_of_every_fault() -> None:

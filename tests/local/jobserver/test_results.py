@@ -80,6 +80,13 @@ def test_a_malformed_success_with_an_error_key_becomes_an_error(worker: Worker) 
     assert (image.errors, image.successes, image.failed) == (1, 0, True)
 
 
+def test_a_complete_success_with_an_error_key_stays_a_success(worker: Worker) -> None:
+    job = worker.start_job(images=1)
+    worker.answer(job, worker.reserve(job), error="a remark")
+    worker.server.wait_for_status(job, "SUCCESS")
+    assert worker.server.truth(job).totals["failed"] == 0
+
+
 def test_unknown_keys_null_boxes_and_empty_logits_are_taken(worker: Worker) -> None:
     job = worker.start_job(images=1)
     (task,) = worker.reserve(job)
