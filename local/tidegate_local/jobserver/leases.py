@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidegate_local.jobserver.database import Database, Row
@@ -30,14 +31,15 @@ class Lease:
 class LeaseQueue:
     """The streams of all jobs."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
         self._db = db
+        self._clock = clock
 
     def publish(self, job_id: int, image_ids: list[int], *, shuffle: bool) -> None:
         """Append one message an image, creating the stream where there is none; an existing one is not purged."""
         first = self._db.scalar("SELECT coalesce(stream_next_seq, 1) FROM jobs WHERE id = ?", job_id)
         ordered = random.sample(image_ids, len(image_ids)) if shuffle else image_ids
-        now = time.time()
+        now = self._clock()
         self._db.execute_many(
             "INSERT INTO messages (job_id, seq, image_id, published_at) VALUES (?, ?, ?, ?)",
             [(job_id, first + offset, image_id, now) for offset, image_id in enumerate(ordered)],
@@ -51,7 +53,7 @@ class LeaseQueue:
 
     def reserve(self, job: Row, count: int) -> list[Lease]:
         """Lease up to `count` tasks of `job`: the expired first, then new ones while the consumer's bound allows."""
-        job_id, now = job["id"], time.time()
+        job_id, now = job["id"], self._clock()
         expired = self._db.all(
             "SELECT seq, image_id, published_at, delivered FROM messages WHERE job_id = ? AND leased_until <= ? "
             "AND delivered > 0 AND acked = 0 AND delivered < ? ORDER BY leased_until, seq LIMIT ?",
