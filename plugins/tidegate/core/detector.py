@@ -64,8 +64,8 @@ class Policy:
 
     #: The slowest remedy: drain, confirm the old pod gone, schedule, load the model.
     remedy_seconds: float = 60.0
-    #: The next scrape may be late or lost: half a scrape beyond the next one is waited for, never more.
-    scrapes_waited: float = 1.5
+    #: The next scrape may be late or lost: two of them are waited for, never more.
+    scrapes_waited: float = 2.0
     #: A velocity measured over a few samples errs by about a fifth.
     horizon_margin_ratio: float = 1.2
     #: A trend of the middle window is surer than a few rises and may be acted upon earlier: load comes and goes on top.
@@ -509,6 +509,8 @@ class Detector:
             if self._is_news(newest.calm):
                 if (reach := self._steady(blind, steady_horizon, with_load)) is not None:
                     return reach
+        if not foreseen and self._is_news(newest.calm) and (reach := self._brim()) is not None:
+            return reach
         return self._slow(blind, horizon if foreseen else max(horizon, self._policy.slow_horizon_seconds))
 
     def _is_explained(self) -> bool:
@@ -531,9 +533,6 @@ class Detector:
         upper = self.foreseen.upper_bytes
         if self._was_warming_up:
             return newest.memory > (upper or policy.warm_up_ratio * self._limit_bytes)
-        if newest.memory <= upper and newest.told and newest.in_flight == 0:
-            # Nothing is admitted: a model loads, which the plan has counted.
-            return False
         new_height = rises.highest + max(
             policy.new_height_ratio * self._limit_bytes, policy.noise_sigmas / 2 * noise.sigma
         )
@@ -607,6 +606,20 @@ class Detector:
         if self._dies(earlier, later, times[-1] - times[half]):
             return None
         return _Reach(velocity, eta, f"{_mib_s(velocity)} over {times[-1] - times[0]:.0f} s")
+
+    def _brim(self) -> _Reach | None:
+        """New heights, held for a while, at which the load that came before does not fit any more."""
+        policy, recent, rises = self._policy, self._recent, self._rises
+        assert rises is not None
+        newest = recent[-1]
+        if rises.age_seconds(newest.time) < policy.settle_seconds or len(recent) < policy.steady_samples:
+            return None
+        height = median([point.calm for point in recent])
+        if height + self._swing < (1 - policy.reserve_ratio) * self._limit_bytes:
+            return None
+        grown = (height - rises.start) / rises.age_seconds(newest.time)
+        eta = max(0.0, (self._limit_bytes - newest.memory) / grown) if grown > 0 else 0.0
+        return _Reach(grown, eta, f"with the usual load of {_gib(self._swing)} on top it is over the limit already")
 
     def _slow(self, blind: float, horizon: float) -> _Reach | None:
         """The level of the long window rises, and with the load that came before it meets the limit."""
