@@ -157,7 +157,8 @@ class AntennaJob:
             for post, sound in posts:
                 self._poster.put(post, partial(on_acked, _without_scores(sound)))
                 self._serve_other_deliveries(sound.task, post.answer)
-        self._still_since = time.monotonic()
+        if posts:
+            self._still_since = time.monotonic()
         if mismatch is not None:
             raise mismatch
 
