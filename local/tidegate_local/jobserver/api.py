@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import re
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from tidegate_local.jobserver.accounts import Accounts
 from tidegate_local.jobserver.database import Row
 from tidegate_local.jobserver.image_urls import ImageUrls
 from tidegate_local.jobserver.joblist import job_page
+from tidegate_local.jobserver.leases import Lease
 from tidegate_local.jobserver.lifecycle import SERVING, stages
 from tidegate_local.jobserver.payloads import Pipelines, TaskResult, TaskResults, error_list
 from tidegate_local.jobserver.state import State
@@ -111,9 +113,9 @@ class Api:
             }
         )
 
-    def _reserve(self, job: Row, batch_size: int) -> list[Any]:
+    def _reserve(self, job: Row, batch_size: int) -> list[Lease]:
         with self._state.db.transaction():
-            return list(self._state.leases.reserve(job, batch_size))
+            return self._state.leases.reserve(job, batch_size)
 
     async def post_results(self, request: web.Request) -> web.Response:
         body = await self._posted(request)
@@ -137,7 +139,7 @@ class Api:
     async def cancel_job(self, request: web.Request) -> web.Response:
         return self._command(request, self._state.lifecycle.cancel)
 
-    def _command(self, request: web.Request, change: Any) -> web.Response:
+    def _command(self, request: web.Request, change: Callable[[int], None]) -> web.Response:
         job = self._job(request)
         self._authenticator.superuser(request)
         with self._state.db.transaction():

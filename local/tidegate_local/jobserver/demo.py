@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from tidegate_local.jobserver.accounts import Accounts
 from tidegate_local.jobserver.api import job_details
@@ -69,12 +70,12 @@ class Demo:
             web.get("/manifests/{name}.{format:csv|jsonl}", self.show_manifest),
         ]
 
-    def _guard(self, handler: Any) -> Any:
+    def _guard(self, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             self._authenticator.superuser(request)
             try:
-                response: web.StreamResponse = await handler(request)
-            except (UnknownFault, ValueError, TypeError) as problem:
+                response = await handler(request)
+            except (ValueError, TypeError, LookupError) as problem:
                 raise Refusal(400, {"detail": str(problem)}) from None
             return response
 

@@ -10,10 +10,9 @@ import asyncio
 import contextlib
 import socket
 import struct
-from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from tidegate_local.jobserver.faults import REQUEST_KINDS, Fault, Faults, Kind
 from tidegate_local.jobserver.wire import ServerError, json_response
@@ -21,7 +20,7 @@ from tidegate_local.jobserver.wire import ServerError, json_response
 _PIECE_SECONDS = 0.05
 
 
-def interfere_with(faults: Faults) -> Any:
+def interfere_with(faults: Faults) -> Middleware:
     """The middleware that asks `faults` at every named route of the API."""
 
     @web.middleware
