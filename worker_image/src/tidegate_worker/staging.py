@@ -178,9 +178,9 @@ class Staging:
                 write(sink)
             except Exception as error:
                 if sink.full:
-                    raise StagingFull(f"no room for {partial.name} after {sink.written_bytes} bytes") from error
+                    raise StagingFull(f"no room for {partial.name} after {sink.tell()} bytes") from error
                 raise
-            return sink.written_bytes
+            return sink.tell()
 
     def _grow(self, key: str, size_bytes: int) -> bool:
         """Room for a file that turns out larger than was reserved."""
@@ -233,12 +233,12 @@ class _Sink(io.FileIO):
     def __init__(self, path: Path, grow: Callable[[int], bool]) -> None:
         super().__init__(path, "wb")
         self._grow = grow
-        self.written_bytes = 0
         self.full = False
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]  # any buffer, but whole
         view = memoryview(data).cast("B")
-        if not self._grow(self.written_bytes + len(view)):
+        # By position: a fetch that starts over seeks back and truncates.
+        if not self._grow(self.tell() + len(view)):
             self.full = True
             raise StagingFull
         rest = view
@@ -249,7 +249,6 @@ class _Sink(io.FileIO):
                 self.full = error.errno in {errno.ENOSPC, errno.EDQUOT}
                 raise
             rest = rest[done:]
-        self.written_bytes += len(view)
         return len(view)
 
 

@@ -7,6 +7,7 @@ produces; other parsers are never reached. Not covered: decoding, and orientatio
 
 from __future__ import annotations
 
+import importlib
 import struct
 import warnings
 from pathlib import Path
@@ -21,6 +22,10 @@ from tidegate_worker.ports import ImageHeader
 Image.MAX_IMAGE_PIXELS = None
 
 PILLOW_FORMATS: Final = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
+
+# Codecs that load with the process are part of its floor, and not of the first such image's cost.
+for _plugin in ("Jpeg", "Png", "Tiff", "Bmp", "Gif", "WebP"):
+    importlib.import_module(f"PIL.{_plugin}ImagePlugin")
 
 _JPEG_MAGIC: Final = b"\xff\xd8"
 _SOF_BASELINE: Final = {0xC0, 0xC1, 0xC9}

@@ -61,7 +61,8 @@ def _decode_by_pillow(path: Path, header: ImageHeader, divisor: int) -> torch.Te
         warnings.simplefilter("ignore")
         with Image.open(path, formats=PILLOW_FORMATS) as image:
             if divisor > 1:
-                image.draft(None, (width, height))
+                # Rounded down: draft never goes below what it is asked for.
+                image.draft(None, (header.width // divisor, header.height // divisor))
             if image.size != (width, height):
                 raise ValueError(f"its size is {image.size}, not the ({width}, {height}) of its header")
             image.load()
