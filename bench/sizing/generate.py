@@ -23,6 +23,8 @@ GB: Final = 1e9
 _REQUESTS: Final = tuple(size * 2**30 for size in (1, 2, 4, 6, 8, 12, 16, 36, 72, 144, 288, 576, 1152))
 #: One request in so many is too small for its run.
 _SHORT_REQUEST: Final = 0.005
+#: Of the logarithm of the size of samples in one study.
+_SAMPLE_SPREAD: Final = 0.35
 
 Peak = Callable[[random.Random, float], float]
 
@@ -51,7 +53,7 @@ def _workflows(draw: random.Random, runs: int, family: Family) -> Iterator[Run]:
         tools = draw.choice(workflows)
         lanes = [clock] * draw.choice((1, 4, 8, 16))
         for _ in range(_cohort(draw)):
-            sample = draw.lognormvariate(math.log(4 * GB), 0.8)
+            sample = draw.lognormvariate(math.log(4 * GB), _SAMPLE_SPREAD)
             at = heappop(lanes)
             for tool in tools:
                 for run in tool.runs(draw, sample, at):
@@ -94,6 +96,7 @@ def _tool(draw: random.Random, family: Family, key: str) -> _Tool:
     base = min(60 * GB, draw.lognormvariate(math.log(600 * MB), 1.8))
     noise = draw.choice((0.001, 0.005, 0.02, 0.06))
     level = min(60 * GB, base * draw.uniform(1.5, 5))
+    spread, tail = (0.25, 1.8) if family is Family.HEAVY else (0.12, 2.5)
 
     def constant(each: random.Random, _sample: float) -> float:
         return base * each.lognormvariate(0, noise)
@@ -108,17 +111,23 @@ def _tool(draw: random.Random, family: Family, key: str) -> _Tool:
         return (base if each.random() < 0.75 else level) * each.lognormvariate(0, noise)
 
     def noisy(each: random.Random, _sample: float) -> float:
-        return base * each.lognormvariate(0, 0.25)
+        return base * each.lognormvariate(0, spread)
 
     def tailed(each: random.Random, _sample: float) -> float:
-        return base * (1 + 0.08 * each.paretovariate(1.8)) * each.lognormvariate(0, noise)
+        return base * (1 + 0.05 * each.paretovariate(tail)) * each.lognormvariate(0, noise)
 
     kinds: list[Peak] = [constant, linear, saturating, modes, noisy, tailed]
-    weights = (1, 2, 1, 3, 3, 4) if family is Family.HEAVY else (6, 3, 2, 0.7, 1, 0.5)
+    if family is Family.HEAVY:
+        weights = (1.0, 2.0, 1.0, 3.0, 3.0, 4.0)
+    elif base > 4 * GB:
+        # What needs much memory mostly loads one index or fills one buffer.
+        weights = (8.0, 0.7, 2.0, 0.2, 0.1, 0.1)
+    else:
+        weights = (6.0, 3.0, 2.0, 0.5, 0.7, 0.4)
     kind = draw.choices(kinds, weights)[0]
     # Authors ask for the label above what they have seen; who needs much has looked closer.
-    seen = max(kind(draw, draw.lognormvariate(math.log(4 * GB), 0.8)) for _ in range(30))
-    asked = seen * (draw.uniform(1.1, 2.2) if seen > 4 * GB else draw.choice((1.5, 3.0, 6.0)))
+    seen = max(kind(draw, draw.lognormvariate(math.log(4 * GB), _SAMPLE_SPREAD)) for _ in range(30))
+    asked = seen * (draw.uniform(1.1, 2.2) if seen > 4 * GB else draw.choice((1.5, 2.0, 4.0)))
     # What holds an index or an assembly in memory also works on it for hours.
     pace = draw.lognormvariate(math.log(60 + 600 * math.sqrt(base / GB)), 1.0)
     return _Tool(

@@ -5,26 +5,28 @@ what one image costs is `workload`, how many in flight help is `throughput`, the
 
 A limit is derived so that the inlet gate, which closes at 0.80 of it and opens at 0.70, stays open in steady state:
 
-    limit = max((floor + growth + pinned + budget) / 0.70, (floor + largest image) / 0.80, peak seen / 0.80)
+    limit = max((floor + growth + pinned + budget) / 0.70, (floor + largest image) / 0.80, peak / 0.80)
 
-with the budget at saturation. Above that more memory buys no image; under the cap less of it costs images, not the job.
+with the budget at saturation and the peak that a probe reached, or that earlier runs forecast. Above that more memory
+buys no image; under the cap less of it costs images, not the job.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final, Literal
 
 from tidegate.core.baseline import Baseline
 from tidegate.core.contract import GIB, MIB, CurvePoint, IngestSettings, Plan, ProbeReport
 from tidegate.core.errors import ContractMismatch, FixConfig
+from tidegate.core.headroom import EndedRun, forecast_limit_bytes
+from tidegate.core.leasing import LEAST_GRACE_SECONDS, Leases, plan_leases
+from tidegate.core.remedy import GATE_RATIO, LIMIT_STEP_BYTES
 from tidegate.core.throughput import Saturation, rate_with, saturate
 from tidegate.core.workload import Workload, from_baseline, from_both, from_report
 
-LIMIT_STEP_BYTES: Final = 256 * MIB
 GATE_OPENS_RATIO: Final = 0.70
-GATE_CLOSES_RATIO: Final = 0.80
 CURVE_LIMITS: Final = tuple(size * GIB for size in (1, 2, 4, 8, 16))
 
 #: Where nothing is known: full-size camera images one at a time, on the public models, peaked at 3.4 GB.
@@ -37,10 +39,6 @@ _UNKNOWN_RUN_IMAGES: Final = 10_000
 #: Copying to the device is worth pinned pages only when it is a material share of the device's time.
 _MATERIAL_COPY_SHARE: Final = 0.10
 _BUFFERS_PINNED: Final = 2
-#: Answering, uploading the report and leaving, before the kubelet kills.
-_GRACE_MARGIN_SECONDS: Final = 15.0
-_LEAST_GRACE_SECONDS: Final = 30.0
-_LEASE_SHARE: Final = 1 / 3
 #: Pulling a worker image of several GB on a fresh node; loading is added as measured, with slack for a cold disk.
 _PULL_SECONDS: Final = 300.0
 _LOAD_SLACK: Final = 4.0
@@ -72,7 +70,7 @@ class Caps:
             ("cap_bytes", LIMIT_STEP_BYTES),
             ("staging_bytes", MIB),
             ("lease_seconds", 1.0),
-            ("grace_seconds", _LEAST_GRACE_SECONDS),
+            ("grace_seconds", LEAST_GRACE_SECONDS),
         ):
             value = getattr(self, name)
             if not value >= least or math.isinf(value):
@@ -140,8 +138,19 @@ def plan_run(
     if probed is not None:
         return _plan(job, caps, overrides, probed, "probe")
     if usual is not None and baseline is not None and baseline.settled(job.now):
-        return _plan(job, caps, overrides, usual, "baseline")
+        seen = replace(usual, peak_bytes=_forecast_peak(job, caps, baseline))
+        return _plan(job, caps, overrides, seen, "baseline")
     return _default(job, caps, overrides, report, baseline)
+
+
+def _forecast_peak(job: Job, caps: Caps, baseline: Baseline) -> int:
+    """What earlier runs say of this one's peak; it corrects a model of images that has come out too low."""
+    runs = [
+        EndedRun(sample.images, sample.peak_bytes, sample.runtime_seconds)
+        for sample in baseline.recent
+        if sample.peak_bytes
+    ]
+    return math.ceil(forecast_limit_bytes(runs, job.images_total or 0, caps.cap_bytes)) if runs else 0
 
 
 def _plan(
@@ -153,7 +162,7 @@ def _plan(
 ) -> Plan | ImageTooLarge:
     full = saturate(work, overrides.micro_batch_images)
     memory = _memory(job, caps, overrides, work, full)
-    alone = (work.floor_bytes + work.largest_image_bytes) / GATE_CLOSES_RATIO
+    alone = (work.floor_bytes + work.largest_image_bytes) / GATE_RATIO
     wanted, too_large = _round_up(alone), alone > caps.cap_bytes
     if work.floor_bytes + work.typical_image_bytes >= caps.cap_bytes:
         return ImageTooLarge(
@@ -163,7 +172,7 @@ def _plan(
             f" {_size(caps.cap_bytes)}: raise the cap to {_size(wanted)} or use a smaller model",
         )
     rate = rate_with(work, full, memory.budget_bytes)
-    leases = _leases(caps, work, full, rate, overrides)
+    leases = plan_leases(work, full, rate, caps.lease_seconds, caps.grace_seconds, overrides.lease_images)
     ingest = _ingest(caps, overrides, work, full, memory, leases)
     upper = work.floor_bytes + memory.growth_bytes + memory.pinned_bytes
     upper += max(ingest.budget_bytes, work.largest_image_bytes)
@@ -222,10 +231,10 @@ def _memory(job: Job, caps: Caps, overrides: Overrides, work: Workload, full: Sa
         f"{_size(work.floor_bytes)} of models, {_size(growth)} of growth, {_size(pinned)} pinned and a budget of"
         f" {_size(wanted_budget)} within 0.70 of the limit": (used + wanted_budget) / GATE_OPENS_RATIO,
         f"models and the largest image ({_size(work.largest_image_bytes)}) within 0.80 of the limit": (
-            (work.floor_bytes + work.largest_image_bytes) / GATE_CLOSES_RATIO
+            (work.floor_bytes + work.largest_image_bytes) / GATE_RATIO
         ),
-        f"the {_size(work.peak_bytes)} that the probe used within 0.80 of the limit": work.peak_bytes
-        / GATE_CLOSES_RATIO,
+        f"a peak of {_size(work.peak_bytes)}, measured or forecast, within 0.80 of the limit": work.peak_bytes
+        / GATE_RATIO,
     }
     cause, need = max(needs.items(), key=lambda item: item[1])
     limit, reasons = _limit(caps, overrides, _round_up(need), cause)
@@ -241,7 +250,7 @@ def _memory(job: Job, caps: Caps, overrides: Overrides, work: Workload, full: Sa
         reasons.append(
             f"the fixed budget exceeds the {_size(max(0, room))} beside the models: the gate will close at times"
         )
-    if (work.floor_bytes + work.largest_image_bytes) / GATE_CLOSES_RATIO > limit:
+    if (work.floor_bytes + work.largest_image_bytes) / GATE_RATIO > limit:
         reasons.append("the largest image measured does not fit this limit: it is parked until the limit is raised")
     if alone:
         reasons.append("one image at a time: the room beside the models is less than an image at p90 needs")
@@ -261,37 +270,8 @@ def _limit(caps: Caps, overrides: Overrides, need: int, cause: str) -> tuple[int
     return need, [f"limit {_size(need)}: {cause}"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Leases:
-    images: int
-    grace_seconds: float
-    reasons: tuple[str, ...]
-
-
-def _leases(caps: Caps, work: Workload, full: Saturation, rate: float, overrides: Overrides) -> _Leases:
-    """Leases cannot be given back: hold no more than can be answered within a third of a lease and within the grace."""
-    alone_seconds = work.download_seconds + work.decode_seconds + work.infer_seconds + work.post_seconds
-    helpful = full.downloads_in_flight + full.staged_images + math.ceil(full.budget_bytes / work.image_bytes)
-    rate = rate or 1 / max(alone_seconds, 1.0)
-    grace = min(
-        caps.grace_seconds, max(_LEAST_GRACE_SECONDS, math.ceil(_GRACE_MARGIN_SECONDS + helpful / rate + alone_seconds))
-    )
-    work_seconds = min(caps.lease_seconds * _LEASE_SHARE, grace - _GRACE_MARGIN_SECONDS)
-    images = overrides.lease_images or max(1, min(helpful, math.floor(rate * work_seconds)))
-    reasons = [
-        f"{images} leases at once: {work_seconds:.0f} s of work at {rate:.2f} images/s, {helpful} keep every stage"
-        f" busy; grace {grace:.0f} s"
-    ]
-    if alone_seconds > work_seconds:
-        reasons.append(
-            f"one image takes {alone_seconds:.0f} s, longer than the {work_seconds:.0f} s that lease and grace leave:"
-            " raise the grace cap or the source's lease time, or images will be delivered twice"
-        )
-    return _Leases(images, grace, tuple(reasons))
-
-
 def _ingest(
-    caps: Caps, overrides: Overrides, work: Workload, full: Saturation, memory: _Memory, leases: _Leases
+    caps: Caps, overrides: Overrides, work: Workload, full: Saturation, memory: _Memory, leases: Leases
 ) -> IngestSettings:
     staged = full.staged_images
     if work.file_bytes:
@@ -339,7 +319,7 @@ def _curve(work: Workload, full: Saturation, memory: _Memory) -> tuple[CurvePoin
     for limit in CURVE_LIMITS:
         room = GATE_OPENS_RATIO * limit - used
         # One image may always run alone, up to where the gate closes.
-        if work.floor_bytes + work.typical_image_bytes <= GATE_CLOSES_RATIO * limit:
+        if work.floor_bytes + work.typical_image_bytes <= GATE_RATIO * limit:
             room = max(room, work.typical_image_bytes)
         points.append(CurvePoint(limit_bytes=limit, images_per_second=rate_with(work, full, room)))
     return tuple(points)
@@ -375,7 +355,7 @@ def _default(
         floor_bytes=floor,
         lower_bytes=floor,
         target_bytes=floor,
-        upper_bytes=max(floor, math.floor(GATE_CLOSES_RATIO * limit)),
+        upper_bytes=max(floor, math.floor(GATE_RATIO * limit)),
         ingest=ingest,
         grace_seconds=caps.grace_seconds,
         startup_seconds=2 * _PULL_SECONDS,

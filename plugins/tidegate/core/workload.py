@@ -23,7 +23,7 @@ class Workload:
     largest_image_bytes: int
     file_bytes: int
     growth_bytes_per_image: int
-    #: The most that was seen in use while measuring; zero where only models of it exist.
+    #: The most that was in use while measuring, or is forecast from earlier runs; zero where neither is known.
     peak_bytes: int
     download_seconds: float
     decode_seconds: float
