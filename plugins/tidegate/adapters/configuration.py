@@ -51,6 +51,23 @@ class Configuration(BaseSettings):
     )
 
     antenna_url: str | None = Field(None, description="base URL of the Antenna API, ending in /api/v2")
+    antenna_token_file: Path | None = Field(None, description="file with the token that reads job progress")
+    pipelines: tuple[str, ...] = Field(
+        (
+            "panama_moths_2023",
+            "panama_moths_2024",
+            "quebec_vermont_moths_2023",
+            "uk_denmark_moths_2023",
+            "costa_rica_moths_turing_2024",
+            "anguilla_moths_turing_2024",
+            "kenya-uganda_moths_turing_2024",
+            "global_moths_2024",
+            "moth_binary",
+            "insect_orders_2025",
+            "tidegate_demo",
+        ),
+        description="pipelines that the form offers, as JSON; each must be in the worker's catalogue",
+    )
     cap_bytes: Annotated[int, Field(gt=0)] = Field(16 * GIB, description="no run may ask for a larger memory cap")
     lease_seconds: Annotated[float, Field(gt=0)] = Field(300.0, description="how long the source keeps a lease")
     grace_seconds: Annotated[float, Field(ge=30)] = Field(120.0, description="longest grace period of a pod")
@@ -71,6 +88,14 @@ def configuration() -> Configuration:
         first = error.errors(include_url=False, include_input=False)[0]
         name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
         raise FixConfig(f"{name}: {first['msg']}") from None
+
+
+def read_secret(path: Path, setting: str) -> str:
+    """The secret in the file that `setting` names."""
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise FixConfig(f"{setting}: {path} cannot be read ({error.strerror})") from None
 
 
 def described() -> list[tuple[str, Any, str]]:

@@ -40,7 +40,7 @@ class LivePod:
     name: str
     uid: str
     stage: Stage
-    node: str | None
+    created_at: float
     is_leaving: bool
     #: The limit that is in force in the container, as its status says; None where the cluster does not tell.
     actuated_limit_bytes: int | None
@@ -151,7 +151,7 @@ def _live(pod: Any) -> LivePod:
         name=pod.metadata.name,
         uid=pod.metadata.uid,
         stage=_STAGES.get(pod.status.phase, Stage.ENDED),
-        node=pod.spec.node_name,
+        created_at=pod.metadata.creation_timestamp.timestamp(),
         is_leaving=pod.metadata.deletion_timestamp is not None,
         actuated_limit_bytes=quantity_bytes(limit) if limit is not None else None,
         refusal=_refusal(pod.status.conditions or ()),

@@ -10,7 +10,7 @@ from pathlib import Path
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from tidegate.adapters.configuration import Configuration
+from tidegate.adapters.configuration import Configuration, read_secret
 from tidegate.core.errors import FixConfig
 
 
@@ -19,7 +19,7 @@ class _TokenFile(AuthBase):
         self._path = path
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {_secret(self._path, 'TIDEGATE_PROMETHEUS_TOKEN_FILE')}"
+        request.headers["Authorization"] = f"Bearer {read_secret(self._path, 'TIDEGATE_PROMETHEUS_TOKEN_FILE')}"
         return request
 
 
@@ -35,13 +35,6 @@ def session(configuration: Configuration) -> requests.Session:
     elif configuration.prometheus_user is not None:
         if configuration.prometheus_password_file is None:
             raise FixConfig("TIDEGATE_PROMETHEUS_USER needs TIDEGATE_PROMETHEUS_PASSWORD_FILE beside it")
-        password = _secret(configuration.prometheus_password_file, "TIDEGATE_PROMETHEUS_PASSWORD_FILE")
+        password = read_secret(configuration.prometheus_password_file, "TIDEGATE_PROMETHEUS_PASSWORD_FILE")
         made.auth = HTTPBasicAuth(configuration.prometheus_user, password)
     return made
-
-
-def _secret(path: Path, setting: str) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise FixConfig(f"{setting}: {path} cannot be read ({error.strerror})") from None

@@ -46,9 +46,9 @@ def pod_prefix(run_id: str) -> str:
     return f"tidegate-{run_digest(run_id)}-"
 
 
-def pod_name(assignment: Assignment, role: str) -> str:
-    """One name a generation: to create the same pod twice is refused by the API server itself."""
-    return f"{pod_prefix(assignment.run_id)}{role}{assignment.slot}-{assignment.generation}"
+def pod_name(assignment: Assignment, command: str) -> str:
+    """One name a slot: the API server itself refuses a second pod beside one that lives."""
+    return f"{pod_prefix(assignment.run_id)}{command}-{assignment.slot}"
 
 
 def run_selector(run_id: str) -> dict[str, str]:
@@ -92,7 +92,7 @@ def worker_pod(
         api_version="v1",
         kind="Pod",
         metadata=k8s.V1ObjectMeta(
-            name=pod_name(assignment, command[0]),
+            name=pod_name(assignment, command),
             namespace=configuration.namespace,
             labels={**run_selector(assignment.run_id), SLOT_LABEL: str(assignment.slot)},
             annotations={

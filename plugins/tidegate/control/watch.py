@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tidegate.adapters.kube_pods import Gone, KubePods, LivePod, Stage
@@ -156,16 +156,23 @@ class Watch:
             # Two origins differ by what they count, and the step from one to the other would look like growth.
             origin = reading.origin if reading is not None else Origin.WORKER
             known = eye
-            eye = _Eye(Detector(self.watched.sensitivity, self.watched.foreseen), origin, first_seen_at=self.clock())
+            eye = _Eye(Detector(self.watched.sensitivity, self._foreseen(state)), origin, first_seen_at=self.clock())
             if known is not None:
                 eye.acked = known.acked
             self._eyes[pod.uid] = eye
         for sample in reading.samples if reading is not None else ():
-            if sample.t_seconds > eye.last_sample_at:
+            # A slot's pods bear one name, one after the other: what was measured before this one began is another's.
+            if sample.t_seconds > max(eye.last_sample_at, pod.created_at):
                 eye.detector.observe(sample)
                 eye.last_sample_at = sample.t_seconds
                 eye.acked = max(eye.acked, int(sample.acked))
         self._tell_if_blind(state, pod, eye)
+
+    def _foreseen(self, state: SlotState) -> detector.Foreseen:
+        """The plan's word for this slot; one image at a time is slow by order, which is no sign of starving."""
+        if not state.one_at_a_time:
+            return self.watched.foreseen
+        return replace(self.watched.foreseen, images_per_second=0.0)
 
     def _tell_if_blind(self, state: SlotState, pod: LivePod, eye: _Eye) -> None:
         blind = self.clock() - max(eye.last_sample_at, eye.first_seen_at)

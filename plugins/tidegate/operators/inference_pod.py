@@ -8,17 +8,14 @@ finds the pod of an earlier try goes on with it; one that finds it ended records
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any, Final
 
-from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.providers.cncf.kubernetes.utils.pod_manager import OnFinishAction
 from airflow.sdk import Context
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
 from tidegate.adapters.configuration import configuration
-from tidegate.adapters.kube_pods import WORKER_CONTAINER, quantity_bytes
+from tidegate.adapters.kube_pods import quantity_bytes
 from tidegate.adapters.pod_spec import GENERATION_ANNOTATION, SLOT_LABEL, run_selector, worker_pod
 from tidegate.adapters.run_store import Attempt, Run, RunStore
 from tidegate.control.runs import Request, assignment, open_store, planned, policy
@@ -27,43 +24,23 @@ from tidegate.core.contract import Plan
 from tidegate.core.errors import FixConfig, NeedsHuman, RetryLater
 from tidegate.core.slot import End, LaunchRefused, Phase, PodCreated, PodEnded, SlotState
 from tidegate.core.verdict import PodEvidence, Verdict, judge, memory_trip, struck
-from tidegate.operators.failures import BySlotState, PodEndedEarly
+from tidegate.failures import PodEndedEarly
 from tidegate.operators.pod_facts import evidence, last_words
+from tidegate.operators.worker_pod import POLL_SECONDS, WorkerPodOperator
 
 #: High on purpose: the slot's own budgets end it.
 RETRIES: Final = 1000
-POLL_SECONDS: Final = 2.0
 #: Phases in which Tidegate itself has told the pod to end.
 _TOLD: Final = frozenset({Phase.OPEN_DRAINING, Phase.OPEN_DELETING, Phase.LOCKING_DRAINING, Phase.LOCKING_DELETING})
 
 
-class InferencePodOperator(KubernetesPodOperator):
+class InferencePodOperator(WorkerPodOperator):
     """Runs slot `slot` of run `run_id` until its job is done, across as many pods as that takes."""
 
-    template_fields: Sequence[str] = ("run_id",)
     ui_color = "#cfe8e0"
 
-    def __init__(self, *, run_id: str, slot: int = 0, **kwargs: Any) -> None:
-        settings = configuration()
-        super().__init__(
-            **{
-                "kubernetes_conn_id": settings.kubernetes_conn_id,
-                "namespace": settings.namespace,
-                "base_container_name": WORKER_CONTAINER,
-                "deferrable": True,
-                "poll_interval": POLL_SECONDS,
-                "random_name_suffix": False,
-                "do_xcom_push": False,
-                "get_logs": True,
-                "log_events_on_failure": True,
-                # Deleting loses nothing: `cleanup` has read exit code and last words by then.
-                "on_finish_action": OnFinishAction.DELETE_POD.value,
-                "retries": RETRIES,
-                "retry_policy": BySlotState(),
-                **kwargs,
-            }
-        )
-        self.run_id = run_id
+    def __init__(self, *, slot: int = 0, **kwargs: Any) -> None:
+        super().__init__(**{"retries": RETRIES, **kwargs})
         self.slot = slot
 
     # -- launching -----------------------------------------------------------------------------------------------------

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from kubernetes.client import models as k8s
 
 from tidegate.adapters.kube_pods import WORKER_CONTAINER
-from tidegate.core.contract import WorkerReport
+from tidegate.core.contract import Payload, ProbeReport, WorkerReport
 from tidegate.core.errors import ContractMismatch
 from tidegate.core.verdict import PodEvidence
+
+P = TypeVar("P", bound=Payload)
 
 
 def evidence(pod: k8s.V1Pod, *, was_told_to_end: bool) -> PodEvidence:
@@ -29,12 +31,21 @@ def evidence(pod: k8s.V1Pod, *, was_told_to_end: bool) -> PodEvidence:
 
 def last_words(pod: k8s.V1Pod) -> WorkerReport | None:
     """The worker's report in the termination message; None where it wrote none, or somebody else did."""
+    return _message(pod, WorkerReport)
+
+
+def probe_report(pod: k8s.V1Pod) -> ProbeReport | None:
+    """A probe's measurements in the termination message; None where it ended before it had any."""
+    return _message(pod, ProbeReport)
+
+
+def _message(pod: k8s.V1Pod, payload: type[P]) -> P | None:
     container = _container(pod)
     terminated = container.state.terminated if container is not None and container.state else None
     if terminated is None or not terminated.message:
         return None
     try:
-        return WorkerReport.from_json(terminated.message)
+        return payload.from_json(terminated.message)
     except ContractMismatch:
         return None
 

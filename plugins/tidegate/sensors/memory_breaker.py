@@ -8,7 +8,7 @@ from typing import Any, Final
 from airflow.sdk import BaseSensorOperator, Context
 
 from tidegate.core.errors import NeedsHuman
-from tidegate.operators.failures import BySlotState
+from tidegate.failures import BySlotState
 from tidegate.triggers.memory_breaker import MemoryBreakerTrigger
 
 #: A triggerer that dies is Airflow's to replace; a try of this task costs nothing but its start.

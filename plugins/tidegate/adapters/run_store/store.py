@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from tidegate.adapters.run_store import tables
 from tidegate.adapters.run_store.records import Attempt, Run, RunState, StoredSlot, StoredTrip
 from tidegate.core.baseline import Baseline, BaselineKey
-from tidegate.core.contract import Plan, Source, Suspect, Trip, WorkerReport
+from tidegate.core.contract import Plan, ProbeReport, Source, Suspect, Trip, WorkerReport
 from tidegate.core.errors import FixConfig, RetryLater
 from tidegate.core.slot import SlotState
 
@@ -89,11 +89,29 @@ class RunStore:
     def save_plan(self, run_id: str, plan: Plan) -> None:
         self._update_run(run_id, plan=plan.to_json(), model_version=plan.model_version)
 
+    def save_probe_report(self, run_id: str, report: ProbeReport) -> None:
+        self._update_run(run_id, probe_report=report.to_json())
+
+    def probe_report(self, run_id: str) -> ProbeReport | None:
+        text = self._run_column(run_id, tables.runs.c.probe_report)
+        return ProbeReport.from_json(text) if text else None
+
+    def save_probe_limit(self, run_id: str, limit_bytes: int) -> None:
+        self._update_run(run_id, probe_limit_bytes=limit_bytes)
+
+    def probe_limit(self, run_id: str) -> int | None:
+        limit: int | None = self._run_column(run_id, tables.runs.c.probe_limit_bytes)
+        return limit
+
     def end_run(self, run_id: str, state: RunState, at: float, summary: str) -> None:
         self._update_run(run_id, state=state.value, ended_at=at, summary=summary)
 
     def reopen_run(self, run_id: str) -> None:
         self._update_run(run_id, state=RunState.RUNNING.value, ended_at=None)
+
+    def _run_column(self, run_id: str, column: sa.Column[Any]) -> Any:
+        with self._begin() as connection:
+            return connection.execute(sa.select(column).where(tables.runs.c.run_id == run_id)).scalar_one_or_none()
 
     def _update_run(self, run_id: str, **values: Any) -> None:
         with self._begin() as connection:
@@ -314,7 +332,8 @@ def _run_row(run: Run) -> dict[str, Any]:
 
 def _run(row: sa.Row[Any]) -> Run:
     values = dict(row._mapping)
-    del values["job"]
+    for stored_beside in ("job", "probe_limit_bytes", "probe_report"):
+        del values[stored_beside]
     return Run(
         **{
             **values,

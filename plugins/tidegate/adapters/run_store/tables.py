@@ -27,6 +27,9 @@ runs = Table(
     Column("state", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("ended_at", Float),
+    # The limit that the next try of the probe gets, and what the probe measured.
+    Column("probe_limit_bytes", BigInteger),
+    Column("probe_report", Text),
     Column("plan", Text),
     Column("summary", Text),
     Index("tidegate_runs_by_job", "job", "created_at"),

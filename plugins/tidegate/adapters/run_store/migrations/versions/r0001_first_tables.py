@@ -26,6 +26,8 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("ended_at", sa.Float),
+        sa.Column("probe_limit_bytes", sa.BigInteger),
+        sa.Column("probe_report", sa.Text),
         sa.Column("plan", sa.Text),
         sa.Column("summary", sa.Text),
     )

@@ -1,4 +1,4 @@
-"""How the infer task fails, by what Airflow is to do next, and the policy that tells it."""
+"""How tasks of a run fail, by what Airflow is to do next, and the retry policy that tells it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,195 @@
+"""The end of a run: proof of completion by the source's own count, the summary, and what the baseline learns of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from tidegate.adapters.run_store import Attempt, Conflict, Run, RunState, RunStore, StoredTrip
+from tidegate.adapters.sources import JobCount, JobStanding
+from tidegate.control.opening import baseline_key
+from tidegate.core.baseline import Baseline, FinishedRun
+from tidegate.core.contract import ProbeReport
+from tidegate.core.errors import NeedsHuman, RetryLater
+from tidegate.core.remedy import RemedyKind
+from tidegate.core.slot import Phase, SlotState
+
+GIB: Final = 1024**3
+HOUR_SECONDS: Final = 3600.0
+#: What the seed's operators gave a worker before anything was measured; costs are compared with it.
+STATIC_LIMIT_BYTES: Final = 16 * GIB
+VERIFY_DELAY_SECONDS: Final = 30.0
+#: Fifteen minutes in all: the upstream saves answers after it has taken them.
+VERIFY_RETRIES: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A run in numbers, as stored and as printed; `images_redone` were in flight when a pod ended without answering."""
+
+    run_id: str
+    state: str
+    images: int | None
+    acked: int
+    failed: int
+    quarantined: int
+    attempts: int
+    trips: int
+    resizes: int
+    relaunches: int
+    oom_kills: int
+    limit_steps: tuple[int, ...]
+    planned_bytes: int
+    peak_bytes: int
+    images_redone: int
+    pause_seconds: float
+    wall_seconds: float
+    maq: float
+    allocated_gib_hours: float
+    static_gib_hours: float
+
+
+def verify(count: JobCount, states: list[SlotState]) -> str:
+    """What proves that the run is complete, in words; raises where it is not, or not yet."""
+    locked = [state for state in states if state.phase is Phase.LOCKED_OUT]
+    if locked:
+        raise NeedsHuman("; ".join(f"slot {state.slot} is locked out: {state.reason}" for state in locked))
+    if count.standing is JobStanding.COMPLETE:
+        return f"{count.words}: {count.done} of {count.total} answered, {count.failed or 0} as failed"
+    if count.standing is JobStanding.CLOSED:
+        raise NeedsHuman(f"{count.words}: {count.done} of {count.total} answered, {count.failed} failed upstream")
+    raise RetryLater(
+        f"{count.words}: {count.done} of {count.total} answered so far", delay_seconds=VERIFY_DELAY_SECONDS
+    )
+
+
+def summarise(run: Run, store: RunStore, count: JobCount | None, state: RunState, now: float) -> Summary:
+    attempts = store.attempts(run.run_id)
+    trips = store.trips(run.run_id)
+    used, allocated = _memory_time(attempts, now)
+    running = sum((each.ended_at or now) - each.created_at for each in attempts) / HOUR_SECONDS
+    return Summary(
+        run_id=run.run_id,
+        state=state.value,
+        images=count.total if count else None,
+        acked=sum(each.report.acked for each in attempts if each.report),
+        failed=sum(each.report.failed for each in attempts if each.report),
+        quarantined=sum(each.report.quarantined for each in attempts if each.report),
+        attempts=len(attempts),
+        trips=len(trips),
+        resizes=sum(each.remedy == RemedyKind.RESIZE for each in trips),
+        relaunches=max(0, len(attempts) - len({each.slot for each in attempts})),
+        oom_kills=sum(each.end == "oom" for each in attempts),
+        limit_steps=_limit_steps(attempts),
+        planned_bytes=run.plan.limit_bytes if run.plan else 0,
+        peak_bytes=max((each.report.peak_bytes for each in attempts if each.report), default=0),
+        images_redone=sum(_unanswered(each) for each in attempts),
+        pause_seconds=round(_pauses(attempts), 1),
+        wall_seconds=round(now - run.created_at, 1),
+        maq=round(used / allocated, 3) if allocated else 0.0,
+        allocated_gib_hours=round(allocated, 3),
+        static_gib_hours=round(STATIC_LIMIT_BYTES / GIB * running, 3),
+    )
+
+
+def close(run: Run, store: RunStore, summary: Summary, report: ProbeReport | None, now: float) -> None:
+    """Store the summary; a healthy run teaches its baseline."""
+    store.end_run(run.run_id, RunState(summary.state), now, json.dumps(asdict(summary)))
+    if summary.state != RunState.DONE:
+        return
+    finished = FinishedRun(
+        at=now,
+        images=summary.images or summary.acked,
+        runtime_seconds=summary.wall_seconds,
+        oom_kills=summary.oom_kills,
+        peak_bytes=summary.peak_bytes or None,
+        floor_bytes=report.floor_bytes if report else None,
+        image_bytes=int(report.credit_bytes.p90) if report and report.credit_bytes else None,
+        largest_image_bytes=int(report.credit_bytes.max) if report and report.credit_bytes else None,
+        file_bytes=int(report.file_bytes.p90) if report and report.file_bytes else None,
+        growth_bytes_per_image=report.growth_bytes_per_image if report else None,
+        budget_bytes=run.plan.ingest.budget_bytes if run.plan else None,
+        download_seconds=report.download_seconds if report else None,
+        decode_seconds=report.decode_seconds if report else None,
+        infer_seconds=report.infer_seconds if report else None,
+        post_seconds=report.post_seconds if report else None,
+        host_to_device_seconds=report.host_to_device_seconds if report else None,
+        model_load_seconds=report.model_load_seconds if report else None,
+        cores=report.cores if report else None,
+        has_cuda=report.has_cuda if report else None,
+    )
+    key = baseline_key(run)
+    for _ in range(5):
+        before = store.baseline(key)
+        try:
+            store.save_baseline(before, (before or Baseline(key=key)).observe(finished))
+        except Conflict:
+            continue
+        return
+
+
+def in_words(summary: Summary, trips: list[StoredTrip]) -> str:
+    """The summary as Markdown for the task's log and the run's note."""
+    saved = 1 - summary.allocated_gib_hours / summary.static_gib_hours if summary.static_gib_hours else 0.0
+    steps = " -> ".join(f"{step / GIB:.2f}" for step in summary.limit_steps)
+    lines = [
+        f"# {summary.run_id}: {summary.state.replace('_', ' ')}",
+        "",
+        f"- images: {summary.images if summary.images is not None else 'unknown'}, answered {summary.acked},"
+        f" failed {summary.failed}, quarantined {summary.quarantined}, redone {summary.images_redone}",
+        f"- memory: planned {summary.planned_bytes / GIB:.2f} GiB, peak {summary.peak_bytes / GIB:.2f} GiB,"
+        f" limits {steps} GiB",
+        f"- pods: {summary.attempts} ({summary.relaunches} relaunches, {summary.resizes} resizes in place,"
+        f" {summary.oom_kills} OOM kills), paused {summary.pause_seconds:.0f} s of {summary.wall_seconds:.0f} s",
+        f"- memory time: {summary.allocated_gib_hours:.2f} GiB-hours allocated, {summary.maq:.0%} used; a static"
+        f" {STATIC_LIMIT_BYTES // GIB} GiB would have held {summary.static_gib_hours:.2f} ({saved:.0%} saved)",
+    ]
+    for stored in trips:
+        lines += [
+            "",
+            f"## Trip of slot {stored.trip.slot}: {stored.trip.cause}, answered by {stored.remedy}",
+            *(f"- {sentence}" for sentence in stored.trip.evidence),
+            f"- {stored.remedy_reason}",
+        ]
+    return "\n".join(lines)
+
+
+def _memory_time(attempts: list[Attempt], now: float) -> tuple[float, float]:
+    """GiB-hours used (at each pod's peak) and allocated (at its limit)."""
+    used = allocated = 0.0
+    for each in attempts:
+        hours = ((each.ended_at or now) - each.created_at) / HOUR_SECONDS
+        limit = max(each.limit_bytes, each.report.limit_bytes if each.report else 0)
+        used += (min(each.report.peak_bytes, limit) if each.report else 0) / GIB * hours
+        allocated += limit / GIB * hours
+    return used, allocated
+
+
+def _limit_steps(attempts: list[Attempt]) -> tuple[int, ...]:
+    """Every limit that a pod of the run has had, in order of time."""
+    timed = [(each.created_at, each.limit_bytes) for each in attempts]
+    timed += [(each.ended_at, each.report.limit_bytes) for each in attempts if each.report and each.ended_at]
+    steps: list[int] = []
+    for _, limit in sorted(timed):
+        if limit and (not steps or steps[-1] != limit):
+            steps.append(limit)
+    return tuple(steps)
+
+
+def _unanswered(attempt: Attempt) -> int:
+    if attempt.report is None or attempt.end == "finished":
+        return 0
+    return len(attempt.report.in_flight) + attempt.report.in_flight_omitted
+
+
+def _pauses(attempts: list[Attempt]) -> float:
+    """Time between the end of one pod of a slot and the creation of the next."""
+    total = 0.0
+    last_end: dict[int, float] = {}
+    for each in attempts:
+        if each.slot in last_end:
+            total += max(0.0, each.created_at - last_end[each.slot])
+        if each.ended_at is not None:
+            last_end[each.slot] = each.ended_at
+    return total

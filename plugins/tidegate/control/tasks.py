@@ -1,0 +1,113 @@
+"""The DAG's small tasks, each a call over one run: resolve, plan, verify, report.
+
+A task may run again at any time, by retry or by Clear: each finds what it did before and does only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tidegate.adapters.configuration import configuration
+from tidegate.adapters.run_store import RunState
+from tidegate.adapters.sources import JobStanding, count
+from tidegate.control import closing, opening, planning
+from tidegate.control.runs import Request, open_store, planned
+from tidegate.core.contract import GIB, MIB
+from tidegate.core.errors import FixConfig, RetryLater
+from tidegate.core.slot import Phase
+
+log = logging.getLogger(__name__)
+
+VERIFY_RETRIES: Final = closing.VERIFY_RETRIES
+
+
+def request_of(params: Mapping[str, Any]) -> Request:
+    """What the form or the schedule asked for, in bytes and with its empty fields left out."""
+    return Request(
+        remedies=tuple(params["remedies"]),
+        sensitivity=params["sensitivity"],
+        limit_bytes=params["first_limit_mib"] * MIB if params["first_limit_mib"] else None,
+        cap_bytes=params["cap_gib"] * GIB,
+        on_volume_anomaly=params["on_volume_anomaly"],
+        dry_run=params["dry_run"],
+        node_selector=dict(params["node_selector"] or {}),
+        tolerations=tuple(params["tolerations"] or ()),
+        gpu_type=params["gpu_type"],
+    )
+
+
+def resolve(params: Mapping[str, Any], *, dag_id: str, dag_run_id: str) -> str:
+    """Store the run and ask whether its input is what it should be; the run's id."""
+    settings, now = configuration(), time.time()
+    store = open_store(settings)
+    run = opening.open_run(
+        store,
+        run_id=f"{dag_id}/{dag_run_id}"[:250],
+        dag_run_id=dag_run_id,
+        source=opening.source_of(params["source"], settings),
+        pipeline=params["pipeline"],
+        slots=params["slots"],
+        request=request_of(params),
+        resume_of=params["resume_of"],
+        now=now,
+        configuration=settings,
+    )
+    judgement = opening.judge_input(run, count(run.source, settings), store, now)
+    log.info("input volume is %s: %s", judgement.verdict, judgement.reason)
+    return run.run_id
+
+
+def plan(run_id: str) -> list[int]:
+    """Plan the run; the slots to launch, none in a dry run."""
+    settings = configuration()
+    store = open_store(settings)
+    run = store.run(run_id)
+    if run is None:
+        raise FixConfig(f"there is no run {run_id}: its task `resolve` must end first")
+    made = planning.plan(
+        store, run, store.probe_report(run_id), count(run.source, settings).total, time.time(), settings
+    )
+    log.info("%s", planning.in_words(made))
+    return [] if Request.from_json(run.request).dry_run else list(range(run.slots))
+
+
+def verify(run_id: str) -> str:
+    """Prove by the source's own count that the run is complete."""
+    settings = configuration()
+    store = open_store(settings)
+    run, _ = planned(store.run(run_id), run_id)
+    if Request.from_json(run.request).dry_run:
+        return "a dry run answers nothing"
+    words = closing.verify(count(run.source, settings), [slot.state for slot in store.slots(run_id)])
+    log.info("%s", words)
+    return words
+
+
+def report(run_id: str) -> dict[str, Any]:
+    """Store and show the run's numbers, however it ended."""
+    settings, now = configuration(), time.time()
+    store = open_store(settings)
+    run = store.run(run_id)
+    if run is None:
+        raise FixConfig(f"there is no run {run_id}: its task `resolve` did not end")
+    try:
+        counted = count(run.source, settings)
+    except (RetryLater, FixConfig) as error:
+        log.warning("the source was not asked: %s", error)
+        counted = None
+    phases = {slot.state.phase for slot in store.slots(run_id)}
+    if Phase.LOCKED_OUT in phases:
+        state = RunState.LOCKED_OUT
+    elif counted is not None and counted.standing is JobStanding.COMPLETE:
+        state = RunState.DONE
+    else:
+        state = RunState.FAILED
+    summary = closing.summarise(run, store, counted, state, now)
+    closing.close(run, store, summary, store.probe_report(run_id), now)
+    log.info("%s", closing.in_words(summary, store.trips(run_id)))
+    stored: dict[str, Any] = json.loads(json.dumps(summary, default=vars))
+    return stored
