@@ -18,6 +18,7 @@ from tidegate_worker.models.category_map import CategoryMap
 from tidegate_worker.models.classifier import CropClassifier
 from tidegate_worker.models.demo import DemoPredictor, Misbehaviour
 from tidegate_worker.models.detector import BoxDetector
+from tidegate_worker.models.fold import fold_norms
 from tidegate_worker.models.networks import classifier_network, detector_network
 from tidegate_worker.models.predictor import BinaryFilter, CropBatch, PipelinePredictor
 from tidegate_worker.models.tiny import seed_weights
@@ -92,7 +93,12 @@ class PipelineLoader:
             load_weights(network, self._cache.path(self._catalogue.artifact(entry.weights)), entry.weights)
         elif entry.seed is not None and not isinstance(entry, Detector):
             seed_weights(network, entry.seed)
-        return network.requires_grad_(False).eval().to(self._device)
+        network.requires_grad_(False).eval()
+        fold_norms(network)
+        # Where oneDNN is at home, a fifth faster than planes; on a GPU it buys nothing in float32.
+        if self._device.type == "cpu":
+            network.to(memory_format=torch.channels_last)
+        return network.to(self._device)
 
     def _workspace(self, pipeline: Pipeline) -> Workspace:
         return Workspace(
