@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +80,7 @@ class Agent:
                 "allocatable": amounts,
                 "conditions": [with_transition([], condition) for condition in conditions],
                 "addresses": [{"type": "InternalIP", "address": facts.address}],
-                "nodeInfo": {"kubeletVersion": VERSION, "operatingSystem": "linux", "architecture": "amd64"},
+                "nodeInfo": _node_info(),
             },
         }
         for other in list(store.items(NODES)):
@@ -269,3 +270,20 @@ class Agent:
         self._services.recorder.record(pod, "Scheduled", told, source="default-scheduler")
         bound = {**pod, "spec": {**pod["spec"], "nodeName": facts.name}, "status": status}
         self._services.store.replace(PODS, bound)
+
+
+def _node_info() -> Json:
+    """The fields that clients insist on."""
+    system = os.uname()
+    return {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(system.machine, system.machine),
+        "bootID": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "containerRuntimeVersion": "tidegate://1",
+        "kernelVersion": system.release,
+        "kubeProxyVersion": "",
+        "kubeletVersion": VERSION,
+        "machineID": "",
+        "operatingSystem": "linux",
+        "osImage": "",
+        "systemUUID": "",
+    }

@@ -58,8 +58,8 @@ def specification(
     mounts += _devices(has_gpu=has_gpu)
     mounts += [read_only(path) for path in (_GPU_PATHS if has_gpu else ("/sys/devices/system",)) if Path(path).exists()]
     mounts += [read_only(outside, inside) for inside, outside in group.view.items()]
-    if not read_only_root:
-        mounts.append(Mount("bind", "/tmp", str(folder / "tmp")))  # noqa: S108 - the container's own
+    options = ("ro", "nosuid", "nodev") if read_only_root else ("nosuid", "nodev")
+    mounts.append(Mount("bind", "/tmp", str(folder / "tmp"), options=options))  # noqa: S108 - the container's own
     mounts += volume_mounts
     mounts.append(Mount("bind", termination_log[1], str(termination_log[0])))
     return {

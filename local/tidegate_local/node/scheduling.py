@@ -22,6 +22,9 @@ def amounts(quantities: Mapping[str, str]) -> Amounts:
 
 def requests(pod: Json) -> Amounts:
     """What the pod takes of the node: what it asks for or, while a resize waits, what it holds, where that is more."""
+    if any(each["type"] == "PodResizePending" and each.get("reason") == "Infeasible" for each in _conditions(pod)):
+        # It will never get what it asks for: nobody keeps that free.
+        return granted(pod)
     holds = {each["name"]: each.get("allocatedResources") or {} for each in _statuses(pod)}
     total: Amounts = {"pods": 1}
     for container in pod["spec"]["containers"]:
@@ -48,6 +51,11 @@ def granted(pod: Json) -> Amounts:
 
 def _statuses(pod: Json) -> list[Json]:
     found: list[Json] = pod.get("status", {}).get("containerStatuses") or []
+    return found
+
+
+def _conditions(pod: Json) -> list[Json]:
+    found: list[Json] = pod.get("status", {}).get("conditions") or []
     return found
 
 

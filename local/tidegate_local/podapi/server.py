@@ -52,7 +52,9 @@ class PodApi:
             "/openapi/v3/api/v1": discovery.openapi_core,
         }
         for path, document in fixed.items():
+            # The Python clients end these paths with a slash, client-go does not.
             application.router.add_get(path, _serving(document))
+            application.router.add_get(f"{path}/", _serving(document))
         for path, exposition in self._expositions.items():
             application.router.add_get(path, _exposing(exposition))
         for path in _OPEN_PATHS:

@@ -98,7 +98,7 @@ class Store:
         ):
             self._objects.setdefault(plural, {})[namespace, name] = Stored(json.loads(body), body)
         saved = self._database.execute("SELECT value FROM revision").fetchone()
-        self.revision = int(saved[0]) + _RESTART_JUMP if saved else 1
+        self.revision = (int(saved[0]) if saved else 0) + _RESTART_JUMP
         self._database.execute("INSERT OR REPLACE INTO revision VALUES (0, ?)", (self.revision,))
         self._oldest_watchable = self.revision
         self._history: deque[Change] = deque(maxlen=_HISTORY_CHANGES)
