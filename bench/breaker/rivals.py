@@ -44,15 +44,15 @@ def slopes(times: Array, values: Array, window_seconds: float) -> tuple[Array, A
     return slope, (sum_v + slope * (count * t - sum_t)) / count
 
 
-def static_85(times: Array, ratio: Array, baseline: float) -> Array:
+def static_85(times: Array, ratio: Array, _baseline: float) -> Array:
     return firing(times, ratio > 0.85, 60)
 
 
-def static_95(times: Array, ratio: Array, baseline: float) -> Array:
+def static_95(times: Array, ratio: Array, _baseline: float) -> Array:
     return firing(times, ratio > 0.95, 60)
 
 
-def predict_linear(times: Array, ratio: Array, baseline: float) -> Array:
+def predict_linear(times: Array, ratio: Array, _baseline: float) -> Array:
     slope, here = slopes(times, ratio, 600)
     return firing(times, here + 600 * slope > 1, 60)
 

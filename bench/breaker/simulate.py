@@ -1,8 +1,9 @@
 """Scrape a trace as Prometheus would, let the detector and its rivals judge the samples, and score them by the truth.
 
 A verdict averts when it comes after the onset and at least one remedy before the limit. It is false when the trace
-never reaches its limit, or before the onset. What could be averted: the limit comes two scrapes and one remedy after the
-onset, or later. After a trip a judge rests for ten minutes, the rivals too, so that one mistake counts once.
+never reaches its limit, and before the onset, by however little. What could be averted: the limit comes two scrapes
+and one remedy after the onset, or later, lost scrapes or not. After a trip a judge rests for ten minutes, the rivals
+too, so that one mistake counts once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from bench.breaker.rivals import RIVALS
 from bench.breaker.traces import Trace
-from tidegate.core.contract import TripCause
 from tidegate.core.detector import Detector, Foreseen, Policy, Sample
 
 REMEDIES: Final = {"resize": 15.0, "relaunch": 60.0}
@@ -39,6 +39,8 @@ class Score:
     """What one judge made of one trace."""
 
     trips: list[tuple[float, str]] = field(default_factory=list)
+    #: When the judge saw the pod starve, whether or not another trip came first.
+    starved_at: list[float] = field(default_factory=list)
 
     def first_after(self, onset: float) -> float | None:
         return next((time for time, _ in self.trips if time >= onset), None)
@@ -92,6 +94,8 @@ def judge(scrapes: Scrapes, foreseen: Foreseen, policy: Policy) -> Score:
         if sample is not None:
             detector.observe(sample)
         assessment = detector.assess(now)
+        if assessment.starved:
+            score.starved_at.append(now)
         if assessment.trip is not None and now >= resting_until:
             score.trips.append((now, assessment.trip.value))
             detector.acted(now)
@@ -139,9 +143,8 @@ def averted(trace: Trace, score: Score, remedy_seconds: float) -> bool:
 
 
 def starved_after(trace: Trace, score: Score) -> float | None:
-    """Seconds from the onset of crawling to the first STARVED trip."""
-    assert trace.onset is not None
-    for time, cause in score.trips:
-        if time >= trace.onset and cause == TripCause.STARVED.value:
-            return time - trace.onset
-    return None
+    """Seconds from the onset of crawling until the judge saw it."""
+    onset = trace.onset
+    if onset is None:
+        return None
+    return next((time - onset for time in score.starved_at if time >= onset), None)

@@ -165,7 +165,7 @@ def _compose(rng: np.random.Generator, kind: str, n: int) -> _Pod:
         span = int(_log_uniform(rng, 15, 400))
         target[at : at + span] = 0
         pace[at : at + span] = 0
-    credits = _slewed(target, high / fill_seconds, high / rng.uniform(3, 20))
+    admitted = _slewed(target, high / fill_seconds, high / rng.uniform(3, 20))
     if kind == "sawtooth":
         period, size = _log_uniform(rng, 20, 1200), rng.uniform(0.05, 0.25)
         phase = np.cumsum(working / period * np.clip(1 + _wander(rng, n, 4 * period, 0.1), 0.5, 2))
@@ -184,10 +184,10 @@ def _compose(rng: np.random.Generator, kind: str, n: int) -> _Pod:
         for at in _episodes(rng, n, work_at + 300, 0.7):
             again, ready = _load_model(rng, n, at, float(held[max(0, at - 1)]))
             held[at:] = np.minimum(held[at:], again[at:])
-            credits[at:ready] = 0
+            admitted[at:ready] = 0
             pace[at:ready] = 0
             restarts.append(at)
-    return _Pod(held, credits, pace, gate, work_at, restarts)
+    return _Pod(held, admitted, pace, gate, work_at, restarts)
 
 
 def _told(
@@ -303,7 +303,8 @@ def held(rng: np.random.Generator, kind: str) -> Trace:
     level = rng.uniform(0.76, 0.84)
     share = np.clip((np.arange(n) - onset) / rise, 0, 1)
     memory = memory * (1 - share) + share * (level + rng.normal(0, 0.002, n))
-    pod.credits = pod.credits * (1 - share) + share * float(np.max(pod.credits))
+    # Large images: credits account for what the gate then holds.
+    pod.credits = pod.credits * (1 - share) + share * np.clip(level - pod.held, 0.0, None) / rng.uniform(0.7, 1.05)
     late = np.arange(n) >= onset + rise
     wanted = np.zeros(n)
     if kind == "shut":

@@ -36,7 +36,7 @@ def theil_sen(times: Sequence[float], values: Sequence[float]) -> float:
 
 
 class Noise:
-    """The scatter of a series around its local line, which neither a ramp nor a plateau nor a tooth now and then changes.
+    """The scatter of a series around its local line, which neither a ramp nor a plateau nor a rare jump changes.
 
     The middle of three neighbours is compared with the line through the other two; the median of that is tracked by
     steps up and down, so that an outlier moves it no more than any other value.

@@ -1,0 +1,302 @@
+"""Whether one process's memory grows into its limit: fast, steady, slow, or already at the brim.
+
+Growth counts when several samples agree on it, it does not fade, and it is news: beyond noise, beyond what the plan
+foresaw, and higher or longer than the rises that ended well. Where the worker tells its byte credits in flight, the
+load they stand for is taken off first, for load ends with the budget and growth beyond it does not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from tidegate.core.contract import Character
+from tidegate.core.detection import Foreseen, Policy, Sample, in_gib, in_mib_per_second
+from tidegate.core.trend import Noise, Rises, Share, Stretches, median, theil_sen
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Growth that reaches the limit soon enough to be a reason, and how it was seen."""
+
+    velocity_bytes_per_second: float
+    limit_in_seconds: float
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A sample as the trends see it; `judged` is memory without the load that credits account for.
+
+    Memory is freed a moment after its credit, so `judged` may jump where memory does not; `calm` then waits.
+    """
+
+    time: float
+    memory: float
+    judged: float
+    calm: float
+    in_flight: float
+    told: bool
+    acked: float
+
+
+class Growth:
+    """The memory of one process since it started."""
+
+    def __init__(self, policy: Policy, first: Sample) -> None:
+        limit = first.limit_bytes
+        self._policy = policy
+        self._first_at = first.t_seconds
+        self._work_at: float | None = None
+        self._limit_bytes = limit
+        self._interval_seconds = 0.0
+        self._noise = Noise(policy.noise_floor_ratio * limit)
+        self._rises = Rises(first.t_seconds, first.nonreclaimable_bytes, policy.usual_rise_seconds)
+        self._load_share = Share(policy.load_share_low, policy.load_share_high, policy.load_share_scale_ratio * limit)
+        self._swing_bytes = 0.0
+        self.warming_up = True
+        self.peak_bytes = 0.0
+        self._recent: deque[_Point] = deque(maxlen=policy.steady_samples)
+        self._history: deque[_Point] = deque(maxlen=policy.long_window_stretches)
+        self._stretch_seconds = policy.long_window_seconds / policy.long_window_stretches
+        self._level = Stretches(self._stretch_seconds, policy.long_window_stretches, 1)
+
+    def broke_off(self) -> None:
+        """Samples were missing for long: what was learnt of the process stays, trends across the gap do not."""
+        self._recent.clear()
+        self._history.clear()
+        self._level = Stretches(self._stretch_seconds, self._policy.long_window_stretches, 1)
+
+    def observe(self, sample: Sample, interval_seconds: float) -> None:
+        """Take in a sample later than the last; samples come about every `interval_seconds`."""
+        policy, recent = self._policy, self._recent
+        self._limit_bytes, self._interval_seconds = sample.limit_bytes, interval_seconds
+        if recent and recent[-1].told != (sample.in_flight_bytes is not None):
+            # Levels with and without load do not compare.
+            self.broke_off()
+        point = self._point(sample)
+        if self._work_at is None and (sample.acked > 0 or point.in_flight > 0):
+            self._work_at = point.time
+        recent.append(point)
+        if not self._history or point.time - self._history[-1].time >= self._stretch_seconds:
+            self._history.append(point)
+        if len(recent) >= 3:
+            a, b = recent[-3], recent[-2]
+            self._noise.observe((a.time, a.judged), (b.time, b.judged), (point.time, point.judged))
+        was_warming_up, self.warming_up = self.warming_up, self._warms_up(point.time)
+        if was_warming_up and not self.warming_up:
+            self._rises.close(point.time, point.calm)
+        settle = max(policy.settle_seconds, policy.settle_scrapes * interval_seconds)
+        self._rises.observe(point.time, point.calm, policy.noise_sigmas * self._noise.sigma, settle)
+        if self.warming_up or len(recent) == 1:
+            # Load is taken off where it is told, so the highs are the level; where not, the level lies under the load.
+            side = 1 if point.told else -1
+            self._level = Stretches(self._stretch_seconds, policy.long_window_stretches, side)
+        self._level.observe(point.time, point.calm)
+        if not self.warming_up:
+            self._swing_bytes *= 0.5 ** (interval_seconds / policy.swing_half_life_seconds)
+            self._swing_bytes = max(self._swing_bytes, point.memory - self._level.level)
+        self.peak_bytes = max(self.peak_bytes, point.memory)
+
+    def _point(self, sample: Sample) -> _Point:
+        memory, recent = sample.nonreclaimable_bytes, self._recent
+        in_flight, told = sample.in_flight_bytes or 0.0, sample.in_flight_bytes is not None
+        if recent and told:
+            # Over a few samples: memory follows its credits with a lag, which blurs the change between two.
+            earlier = recent[-min(3, len(recent))]
+            self._load_share.observe(memory - earlier.memory, in_flight - earlier.in_flight)
+        judged = max(0.0, memory - self._load_share.value * in_flight)
+        lagging = len(recent) >= 2 and memory - recent[-1].memory < (judged - recent[-1].judged) / 2
+        calm = median((recent[-2].judged, recent[-1].judged, judged)) if lagging else judged
+        return _Point(sample.t_seconds, memory, judged, calm, in_flight, told, sample.acked)
+
+    def _warms_up(self, time: float) -> bool:
+        if self._rises.rested:
+            return False
+        since = self._first_at + self._policy.warm_up_seconds if self._work_at is None else self._work_at
+        return time - since < self._policy.warm_up_seconds
+
+    @property
+    def velocity_bytes_per_second(self) -> float:
+        """Over the middle window; zero before three samples."""
+        if len(self._recent) < 3:
+            return 0.0
+        return theil_sen([point.time for point in self._recent], [point.memory for point in self._recent])
+
+    def reach(self, foreseen: Foreseen, horizon: float, blind: float) -> Reach | None:
+        """Growth that meets the limit within `horizon` seconds, the fastest window first.
+
+        The newest sample is `blind` seconds old.
+        """
+        if len(self._recent) < 3:
+            return None
+        newest = self._recent[-1]
+        expected = newest.memory <= foreseen.upper_bytes
+        if expected:
+            # The plan expects such heights: no margin, hence the last moment.
+            horizon /= self._policy.horizon_margin_ratio
+        steady_horizon = horizon if expected else horizon * self._policy.steady_horizon_factor
+        # Growth beyond the load is always judged; growth with the load where nothing says that the load must end.
+        loads = ([False] if newest.told else []) + ([] if self._is_explained(foreseen) else [True])
+        for with_load in loads:
+            if self._is_news(newest.judged, foreseen) and (reach := self._fast(blind, horizon, with_load)):
+                return reach
+            if self._is_news(newest.calm, foreseen) and (reach := self._steady(blind, steady_horizon, with_load)):
+                return reach
+        if not expected and self._is_news(newest.calm, foreseen) and (reach := self._brim()):
+            return reach
+        slow_horizon = horizon if expected else max(horizon, self._policy.slow_horizon_seconds)
+        return self._slow(foreseen, blind, slow_horizon)
+
+    def _is_explained(self, foreseen: Foreseen) -> bool:
+        """Whether credits in flight are known, and memory stays under the limit with the whole budget in use."""
+        newest = self._recent[-1]
+        if not newest.told or foreseen.budget_bytes <= 0:
+            return False
+        return newest.calm + self._load_share.value * foreseen.budget_bytes < self._limit_bytes
+
+    def _is_news(self, height: float, foreseen: Foreseen) -> bool:
+        """Whether this rise is more than noise, more than the plan foresaw, and unlike those the pod survived."""
+        policy, rises, noise = self._policy, self._rises, self._noise
+        newest = self._recent[-1]
+        rise = height - rises.start
+        headroom = self._limit_bytes - newest.memory
+        if rise < policy.noise_sigmas * noise.sigma or rise < policy.headroom_used_ratio * (headroom + rise):
+            return False
+        upper = foreseen.upper_bytes
+        if self.warming_up:
+            return newest.memory > (upper or policy.warm_up_ratio * self._limit_bytes)
+        new_height = rises.highest + max(
+            policy.new_height_ratio * self._limit_bytes, policy.noise_sigmas / 2 * noise.sigma
+        )
+        if height > new_height and (newest.memory > upper or newest.told):
+            return True
+        return rises.age_seconds(newest.time) > policy.longer_ratio * rises.longest_seconds + self._interval_seconds
+
+    def _fast(self, blind: float, horizon: float, with_load: bool) -> Reach | None:
+        """A few rises in a row, each beyond noise."""
+        policy, recent, noise = self._policy, self._recent, self._noise
+        sure = not with_load and not self.warming_up
+        needed = policy.rises_in_a_row_unexplained if sure else policy.rises_in_a_row
+        if len(recent) <= needed:
+            return None
+        rises, paces = [], []
+        for index in range(len(recent) - needed, len(recent)):
+            before, after = recent[index - 1], recent[index]
+            rise = after.memory - before.memory
+            beyond_load = rise if with_load else after.judged - before.judged
+            if min(rise, beyond_load) <= 2 * noise.sigma:
+                return None
+            # Load that only follows growth beyond it, as with credits that stand for too little, is part of it.
+            rises.append(rise if rise <= 2 * beyond_load else beyond_load)
+            paces.append(rises[-1] / (after.time - before.time))
+        if rises[0] < policy.first_rise_ratio * rises[-1]:
+            return None
+        # The first rise may have begun between two scrapes, so its pace says nothing; of the rest the slowest counts.
+        velocity = min(paces[1:])
+        eta = max(0.0, (self._limit_bytes - recent[-1].memory) / velocity - blind)
+        if eta > horizon or self._dies(paces[-2], paces[-1], recent[-1].time - recent[-2].time):
+            return None
+        return Reach(velocity, eta, f"{needed} rises in a row, the last at {in_mib_per_second(paces[-1])}")
+
+    def _steady(self, blind: float, horizon: float, with_load: bool) -> Reach | None:
+        """The middle window rises, its newest part too."""
+        policy, recent, noise = self._policy, self._recent, self._noise
+        if len(recent) < policy.steady_samples:
+            return None
+        times = [point.time for point in recent]
+        share = 0.0 if with_load else self._load_share.value
+        values = [point.memory - share * point.in_flight for point in recent]
+        velocity = theil_sen(times, values)
+        if velocity * (times[-1] - times[0]) < policy.noise_sigmas * noise.sigma:
+            return None
+        if self._rises.age_seconds(times[-1]) < (times[-1] - times[0]) / 2:
+            return None
+        if not with_load and theil_sen(times, [point.memory for point in recent]) < velocity / 2:
+            return None
+        half = len(times) // 2
+        if theil_sen(times[half:], values[half:]) < velocity / 2:
+            return None
+        if values[-1] - values[-3] < velocity * (times[-1] - times[-3]) / 2 - 2 * noise.sigma:
+            # A step that is over by now.
+            return None
+        room = self._limit_bytes - max(recent[-1].memory, 0.0 if with_load else recent[-1].calm + self._swing_bytes)
+        eta = max(0.0, room / velocity - blind)
+        if eta > horizon:
+            return None
+        earlier = (values[half] - values[0]) / (times[half] - times[0])
+        later = (values[-1] - values[half]) / (times[-1] - times[half])
+        if self._dies(earlier, later, times[-1] - times[half]):
+            return None
+        return Reach(velocity, eta, f"{in_mib_per_second(velocity)} over {times[-1] - times[0]:.0f} s")
+
+    def _brim(self) -> Reach | None:
+        """New heights, held for a while, at which the load that came before does not fit any more."""
+        policy, recent, rises = self._policy, self._recent, self._rises
+        newest = recent[-1]
+        if rises.age_seconds(newest.time) < policy.settle_seconds or len(recent) < policy.steady_samples:
+            return None
+        height = median([point.calm for point in recent])
+        # Without credits the load is in the height already.
+        load = self._swing_bytes if newest.told else 0.0
+        if height + load < (1 - policy.reserve_ratio) * self._limit_bytes:
+            return None
+        grown = (height - rises.start) / rises.age_seconds(newest.time)
+        eta = max(0.0, (self._limit_bytes - newest.memory) / grown) if grown > 0 else 0.0
+        return Reach(grown, eta, f"with the usual load of {in_gib(load)} on top it is at the limit already")
+
+    def _slow(self, foreseen: Foreseen, blind: float, horizon: float) -> Reach | None:
+        """The level of the long window rises, and with the load that came before it meets the limit."""
+        policy, limit, level = self._policy, self._limit_bytes, self._level
+        top = max(level.level + self._swing_bytes, self._recent[-1].memory)
+        # Minutes of growth that end within the horizon have used most of the limit; lower, there is nothing to compute.
+        share = policy.long_window_seconds / (policy.long_window_seconds + 2 * horizon)
+        if top <= max(foreseen.upper_bytes, limit * share):
+            return None
+        if (trend := level.trend()) is None:
+            return None
+        velocity, sigma = trend
+        if velocity <= 0 or velocity * level.span_seconds < policy.slow_noise_sigmas * sigma:
+            return None
+        older, newer, seconds = level.halves()
+        if older < velocity / 4 or self._dies(older, newer, seconds):
+            # One step somewhere in the window, or growth that fades.
+            return None
+        if level.level - level.before < velocity * level.span_seconds / 2:
+            # It has been there before: a wander, not a climb.
+            return None
+        room = limit * (1 - policy.reserve_ratio) - 2 * sigma - top
+        eta = max(0.0, room / velocity - blind)
+        if eta > horizon:
+            return None
+        return Reach(velocity, eta, f"the level grows {in_mib_per_second(velocity)} over {level.span_seconds:.0f} s")
+
+    def _dies(self, earlier_pace: float, later_pace: float, stretch_seconds: float) -> bool:
+        """Whether growth whose pace falls like this ends below the limit, summed as a geometric series."""
+        ratio = later_pace / earlier_pace if earlier_pace > 0 else 1.0
+        if ratio >= self._policy.dying_ratio:
+            return False
+        if ratio <= 0:
+            return True
+        rest = later_pace * stretch_seconds * ratio / (1 - ratio)
+        return self._recent[-1].memory + rest < (1 - self._policy.reserve_ratio) * self._limit_bytes
+
+    def character(self) -> Character:
+        """Leak if each image leaves about as much behind as the one before; load if what is in flight explains it."""
+        rises = self._rises
+        end = self._recent[-1]
+        since = end.time - rises.age_seconds(end.time)
+        points = [point for point in self._history if since <= point.time < self._recent[0].time] + list(self._recent)
+        start, middle = points[0], points[len(points) // 2]
+        grown = end.memory - start.memory
+        if grown <= 0 or len(points) < 3:
+            return Character.UNKNOWN
+        if end.told and end.in_flight - start.in_flight >= grown / 2:
+            return Character.LOAD
+        before, after = middle.acked - start.acked, end.acked - middle.acked
+        if min(before, after) <= 0:
+            return Character.UNKNOWN
+        growth_before, growth_after = (middle.memory - start.memory) / before, (end.memory - middle.memory) / after
+        if growth_before > 0 and 0.5 <= growth_after / growth_before <= 2.0:
+            return Character.LEAK
+        return Character.UNKNOWN if end.told else Character.LOAD
