@@ -7,6 +7,8 @@ import importlib
 import sys
 from typing import Final, Protocol, cast
 
+from tidegate.core.errors import TidegateError
+
 
 class Command(Protocol):
     """What a room's command module offers; it is imported only when its command is named."""
@@ -41,7 +43,11 @@ def main(argv: list[str] | None = None) -> int:
             command.add_arguments(subparser)
             subparser.set_defaults(run=command.run)
     parsed = parser.parse_args(arguments)
-    return cast("int", parsed.run(parsed))
+    try:
+        return cast("int", parsed.run(parsed))
+    except TidegateError as error:
+        print(f"{parser.prog} {named}: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

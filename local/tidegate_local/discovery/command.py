@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import hmac
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,13 @@ class _Pods:
     """Asks the API server; blocking, so callers use a thread."""
 
     def __init__(self, kubeconfig: Path, namespace: str | None) -> None:
-        self._api = kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(str(kubeconfig)))
+        self._kubeconfig = kubeconfig
         self._namespace = namespace
+
+    @cached_property
+    def _api(self) -> Any:
+        # At the first question: the stack's pod API may write its kubeconfig after this program has started.
+        return kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(str(self._kubeconfig)))
 
     def listed(self) -> list[dict[str, Any]]:
         options = {"label_selector": SELECTOR, "_preload_content": False, "_request_timeout": API_SECONDS}
@@ -59,7 +65,11 @@ def application(token: str, list_pods: Any) -> web.Application:
             raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"})
         try:
             pods = await asyncio.to_thread(list_pods)
-        except (kubernetes.client.ApiException, urllib3.exceptions.HTTPError) as error:
+        except (
+            kubernetes.client.ApiException,
+            kubernetes.config.ConfigException,
+            urllib3.exceptions.HTTPError,
+        ) as error:
             # Prometheus keeps its last targets on anything but a 200.
             raise web.HTTPServiceUnavailable(
                 text=f"the Kubernetes API did not answer: {type(error).__name__}"

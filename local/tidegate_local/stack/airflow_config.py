@@ -6,12 +6,18 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 import requests
 
+from tidegate_local.stack import metrics_config
 from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout
 
-ADMIN = "admin"
+ADMIN: Final = "admin"
+WORKER_IMAGE: Final = "tidegate-worker"
+#: Name of the Kubernetes Secret that pods read the token from.
+TOKEN_SECRET: Final = "antenna"  # noqa: S105 - its name, not its value
+RESULTS_CLAIM: Final = "results"
 
 
 def environment(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
@@ -49,8 +55,32 @@ def environment(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
         "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(
             {"conn_type": "kubernetes", "extra": {"kube_config_path": str(layout.podapi / "kubeconfig")}}
         ),
+        **_tidegate(layout, ports),
         "PYTHONUNBUFFERED": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+def _tidegate(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
+    """What the DAGs of this stack are told: where its own servers are and which secrets its pods may name."""
+    return {
+        "TIDEGATE_RUN_STORE_URL": f"sqlite:///{layout.home / 'runs.sqlite'}",
+        "TIDEGATE_PROMETHEUS_URL": f"http://{LOOPBACK}:{ports['prometheus']}",
+        "TIDEGATE_PROMETHEUS_USER": metrics_config.USER,
+        "TIDEGATE_PROMETHEUS_PASSWORD_FILE": str(layout.secrets / "metrics-password"),
+        "TIDEGATE_WORKER_IMAGE": f"{WORKER_IMAGE}:local",
+        # One CPU a pod would leave none for Airflow on a small machine; requests are promises, not ceilings.
+        "TIDEGATE_CPU_REQUEST": "200m",
+        "TIDEGATE_ANTENNA_URL": f"http://{LOOPBACK}:{ports['jobserver']}/api/v2",
+        "TIDEGATE_ANTENNA_TOKEN_FILE": str(layout.jobserver / "token"),
+        "TIDEGATE_POD_SECRETS": json.dumps({"TIDEGATE_ANTENNA_TOKEN": f"{TOKEN_SECRET}/token"}),
+        "TIDEGATE_POD_ENV": json.dumps(
+            {
+                "TIDEGATE_ANTENNA_URL": f"http://{LOOPBACK}:{ports['jobserver']}/api/v2",
+                "TIDEGATE_ALLOWED_PRIVATE_NETWORKS": '["127.0.0.0/8"]',
+            }
+        ),
+        "TIDEGATE_RESULTS_CLAIM": RESULTS_CLAIM,
     }
 
 

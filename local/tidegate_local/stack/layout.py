@@ -63,7 +63,7 @@ class Layout:
 
     @property
     def results(self) -> Path:
-        return self.podapi / "volumes" / "results"
+        return self.podapi / "claims" / "default" / "results"
 
     @property
     def pids(self) -> Path:

@@ -35,6 +35,7 @@ def prometheus(layout: Layout, ports: dict[str, int]) -> dict[str, Any]:
     basic_auth = {"username": USER, "password_file": str(layout.secrets / "metrics-password")}
     node_authorization = {"type": "Bearer", "credentials_file": str(layout.podapi / "token")}
     discovery_authorization = {"type": "Bearer", "credentials_file": str(layout.secrets / "discovery-token")}
+    node_tls = {"ca_file": str(layout.podapi / "ca.crt")}
     node = [{"targets": [f"{LOOPBACK}:{ports['podapi']}"]}]
     return {
         "global": {"scrape_interval": OTHER_SCRAPE, "evaluation_interval": WORKER_SCRAPE},
@@ -69,6 +70,8 @@ def prometheus(layout: Layout, ports: dict[str, int]) -> dict[str, Any]:
             {
                 "job_name": "cadvisor",
                 "metrics_path": "/metrics/cadvisor",
+                "scheme": "https",
+                "tls_config": node_tls,
                 "authorization": node_authorization,
                 "honor_labels": True,
                 "static_configs": node,
@@ -76,6 +79,8 @@ def prometheus(layout: Layout, ports: dict[str, int]) -> dict[str, Any]:
             {
                 "job_name": "kube-state-metrics",
                 "metrics_path": "/metrics/kube-state",
+                "scheme": "https",
+                "tls_config": node_tls,
                 "authorization": node_authorization,
                 "honor_labels": True,
                 "static_configs": node,

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import requests
+import yaml
 
 from tidegate.core.errors import FixConfig
+from tidegate_local.jobserver.control import JobServer
 from tidegate_local.stack import airflow_config, metrics_config
-from tidegate_local.stack.layout import LOOPBACK, Layout
+from tidegate_local.stack.airflow_config import WORKER_IMAGE
+from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout
 from tidegate_local.stack.supervisor import Service
 
 AIRFLOW_VERSION_FILE = "database-of-version"
@@ -30,8 +33,14 @@ def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
     def serves(name: str, path: str) -> Callable[[], str | None]:
         return lambda: _unhealthy(f"http://{LOOPBACK}:{ports[name]}{path}", (metrics_config.USER, password))
 
-    def answers(name: str, path: str) -> Callable[[], str | None]:
-        return lambda: _unhealthy(f"http://{LOOPBACK}:{ports[name]}{path}", None)
+    def discovery_answers() -> str | None:
+        return _unhealthy(f"http://{LOOPBACK}:{ports['discovery']}/healthz")
+
+    def job_server_answers() -> str | None:
+        return job_server_health(layout)
+
+    def pod_api_answers() -> str | None:
+        return _unhealthy(f"https://{LOOPBACK}:{ports['podapi']}/readyz", verify=str(layout.podapi / "ca.crt"))
 
     return (
         Service(
@@ -46,7 +55,7 @@ def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
                 "--port",
                 str(ports["podapi"]),
             ),
-            unhealthy=answers("podapi", "/readyz"),
+            unhealthy=pod_api_answers,
             # It ends its pods first, each with its own grace.
             stop_seconds=40.0,
             ports=("podapi",),
@@ -62,7 +71,7 @@ def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
                 "--port",
                 str(ports["jobserver"]),
             ),
-            unhealthy=answers("jobserver", "/healthz"),
+            unhealthy=job_server_answers,
             ports=("jobserver",),
         ),
         Service(
@@ -79,7 +88,7 @@ def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
                 "--port",
                 str(ports["discovery"]),
             ),
-            unhealthy=answers("discovery", "/healthz"),
+            unhealthy=discovery_answers,
             ports=("discovery",),
         ),
         Service(
@@ -141,9 +150,23 @@ def prepare(layout: Layout, ports: dict[str, int], say: Callable[[str], None]) -
     """Write every configuration and bring Airflow's database to this version; safe to repeat."""
     layout.make()
     layout.secret("discovery-token")
+    _write_image_table(layout)
     metrics_config.write(layout, ports)
     airflow_config.write_password(layout)
     _migrate(layout, ports, say)
+
+
+def job_server_health(layout: Layout) -> str | None:
+    try:
+        return None if JobServer.of_workdir(layout.jobserver).is_healthy() else "it does not answer"
+    except FixConfig as error:
+        return str(error)
+
+
+def _write_image_table(layout: Layout) -> None:
+    """The one image of the stack is the worker's own environment."""
+    image = {"python": str(REPOSITORY / ".venv" / "worker"), "command": ["tidegate-worker"]}
+    (layout.podapi / "images.yaml").write_text(yaml.safe_dump({"images": {f"{WORKER_IMAGE}:*": image}}))
 
 
 def _migrate(layout: Layout, ports: dict[str, int], say: Callable[[str], None]) -> None:
@@ -167,9 +190,9 @@ def _migrate(layout: Layout, ports: dict[str, int], say: Callable[[str], None]) 
     stamp.write_text(version("apache-airflow-core"))
 
 
-def _unhealthy(url: str, auth: tuple[str, str] | None) -> str | None:
+def _unhealthy(url: str, auth: tuple[str, str] | None = None, verify: str | bool = True) -> str | None:
     try:
-        answer = requests.get(url, auth=auth, timeout=3)
-    except requests.RequestException as error:
+        answer = requests.get(url, auth=auth, verify=verify, timeout=3)
+    except (requests.RequestException, OSError) as error:
         return f"{url} does not answer ({type(error).__name__})"
     return None if answer.ok else f"{url} answers {answer.status_code}"

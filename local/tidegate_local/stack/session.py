@@ -12,6 +12,7 @@ from pathlib import Path
 from tidegate_local.stack import metrics_config
 from tidegate_local.stack.airflow_config import ADMIN
 from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout, port_is_free
+from tidegate_local.stack.provisioning import provision
 from tidegate_local.stack.services import prepare, services
 from tidegate_local.stack.supervisor import Supervisor
 
@@ -62,6 +63,7 @@ class Session:
             session = cls.open(home, tell)
         prepare(session.layout, session.ports, tell)
         session.supervisor.up()
+        provision(session.layout)
         return session
 
     def addresses(self) -> list[tuple[str, str]]:
