@@ -220,9 +220,11 @@ class Headroom:
         return best
 
 
-def forecast_limit_bytes(runs: Iterable[EndedRun], input_bytes: float, most_bytes: float) -> float:
+def forecast_limit_bytes(
+    runs: Iterable[EndedRun], input_bytes: float, most_bytes: float, policy: HeadroomPolicy
+) -> float:
     """The limit for the next run of a single key, from its earlier runs; at most `most_bytes`."""
-    headroom = Headroom()
+    headroom = Headroom(policy)
     for run in runs:
         headroom.observe("", run, killed=False)
     return min(most_bytes, headroom.limit_bytes("", input_bytes, most_bytes))

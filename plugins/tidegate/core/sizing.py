@@ -20,7 +20,7 @@ from typing import Final, Literal
 from tidegate.core.baseline import Baseline
 from tidegate.core.contract import GIB, MIB, CurvePoint, IngestSettings, Plan, ProbeReport
 from tidegate.core.errors import ContractMismatch, FixConfig
-from tidegate.core.headroom import EndedRun, forecast_limit_bytes
+from tidegate.core.headroom import EndedRun, HeadroomPolicy, forecast_limit_bytes
 from tidegate.core.leasing import LEAST_GRACE_SECONDS, Leases, plan_leases
 from tidegate.core.remedy import GATE_RATIO, LIMIT_STEP_BYTES
 from tidegate.core.throughput import Saturation, rate_with, saturate
@@ -39,6 +39,8 @@ _UNKNOWN_RUN_IMAGES: Final = 10_000
 #: Copying to the device is worth pinned pages only when it is a material share of the device's time.
 _MATERIAL_COPY_SHARE: Final = 0.10
 _BUFFERS_PINNED: Final = 2
+#: The worker's own gate makes kills rare, and it resumes after the last ack: one is worth far less than a mean run.
+_WORKER_KILLS: Final = HeadroomPolicy(first_price_runs=0.1)
 #: Pulling a worker image of several GB on a fresh node; loading is added as measured, with slack for a cold disk.
 _PULL_SECONDS: Final = 300.0
 _LOAD_SLACK: Final = 4.0
@@ -150,7 +152,7 @@ def _forecast_peak(job: Job, caps: Caps, baseline: Baseline) -> int:
         for sample in baseline.recent
         if sample.peak_bytes
     ]
-    return math.ceil(forecast_limit_bytes(runs, job.images_total or 0, caps.cap_bytes)) if runs else 0
+    return math.ceil(forecast_limit_bytes(runs, job.images_total or 0, caps.cap_bytes, _WORKER_KILLS)) if runs else 0
 
 
 def _plan(
