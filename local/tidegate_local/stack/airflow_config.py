@@ -18,6 +18,14 @@ WORKER_IMAGE: Final = "tidegate-worker"
 #: Name of the Kubernetes Secret that pods read the token from.
 TOKEN_SECRET: Final = "antenna"  # noqa: S105 - its name, not its value
 RESULTS_CLAIM: Final = "results"
+#: The misbehaving twins of the demo pipeline in demo_pipelines.yaml, by what makes them misbehave.
+DEMO_PIPELINES: Final = {
+    "tidegate_demo_leak": {
+        "TIDEGATE_DEMO_LEAK_BYTES_PER_IMAGE": "2MiB",
+        "TIDEGATE_DEMO_INFER_SECONDS_PER_IMAGE": "0.15",
+    },
+    "tidegate_demo_slow": {"TIDEGATE_DEMO_INFER_SECONDS_PER_IMAGE": "0.5"},
+}
 
 
 def environment(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
@@ -77,9 +85,11 @@ def _tidegate(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
         "TIDEGATE_POD_ENV": json.dumps(
             {
                 "TIDEGATE_ANTENNA_URL": f"http://{LOOPBACK}:{ports['jobserver']}/api/v2",
-                "TIDEGATE_ALLOWED_PRIVATE_NETWORKS": '["127.0.0.0/8"]',
+                "TIDEGATE_ALLOWED_NETWORKS": "127.0.0.0/8",
             }
         ),
+        "TIDEGATE_PIPELINES": json.dumps(["tidegate_demo", *DEMO_PIPELINES]),
+        "TIDEGATE_PIPELINE_ENV": json.dumps(DEMO_PIPELINES),
         "TIDEGATE_RESULTS_CLAIM": RESULTS_CLAIM,
     }
 

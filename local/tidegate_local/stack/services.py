@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import requests
 import yaml
@@ -17,7 +18,8 @@ from tidegate_local.stack.airflow_config import WORKER_IMAGE
 from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout
 from tidegate_local.stack.supervisor import Service
 
-AIRFLOW_VERSION_FILE = "database-of-version"
+AIRFLOW_VERSION_FILE: Final = "database-of-version"
+DEMO_CATALOGUE: Final = Path(__file__).parent / "catalogue" / "demo_pipelines.yaml"
 
 
 def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
@@ -164,8 +166,13 @@ def job_server_health(layout: Layout) -> str | None:
 
 
 def _write_image_table(layout: Layout) -> None:
-    """The one image of the stack is the worker's own environment."""
-    image = {"python": str(REPOSITORY / ".venv" / "worker"), "command": ["tidegate-worker"]}
+    """The one image of the stack is the worker's own environment, with the demo's pipelines installed."""
+    image = {
+        "python": str(REPOSITORY / ".venv" / "worker"),
+        "command": ["tidegate-worker"],
+        "environment": {"TIDEGATE_CATALOGUE": str(DEMO_CATALOGUE)},
+        "paths": [str(DEMO_CATALOGUE.parent), str(REPOSITORY / "worker_image" / "pipelines")],
+    }
     (layout.podapi / "images.yaml").write_text(yaml.safe_dump({"images": {f"{WORKER_IMAGE}:*": image}}))
 
 

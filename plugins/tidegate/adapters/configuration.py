@@ -46,6 +46,10 @@ class Configuration(BaseSettings):
     results_claim: str | None = Field(None, description="claim of the volume that manifest results are written to")
     weights_claim: str | None = Field(None, description="claim of a volume that keeps model weights between pods")
     pod_env: dict[str, str] = Field(default_factory=dict, description="plain environment of every pod, as JSON")
+    pipeline_env: dict[str, dict[str, str]] = Field(
+        default_factory=dict,
+        description='more of it for the pods of one pipeline, as JSON: {"PIPELINE": {"NAME": "value"}}',
+    )
     pod_secrets: dict[str, str] = Field(
         default_factory=dict, description='environment from secrets, as JSON: {"NAME": "secret/key"}'
     )

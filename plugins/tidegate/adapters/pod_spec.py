@@ -15,7 +15,7 @@ from kubernetes.client import models as k8s
 
 from tidegate.adapters.configuration import Configuration
 from tidegate.adapters.kube_pods import WORKER_CONTAINER
-from tidegate.core.contract import METRICS_PORT, PLAN_ENV, WORKER_LABELS, Assignment
+from tidegate.core.contract import GIB, METRICS_PORT, PLAN_ENV, WORKER_LABELS, Assignment
 from tidegate.core.errors import FixConfig
 
 RUN_LABEL: Final = "tidegate.io/run"
@@ -26,6 +26,8 @@ RUN_ANNOTATION: Final = "tidegate.io/run-id"
 STAGING: Final = "/staging"
 RESULTS: Final = "/results"
 WEIGHTS: Final = "/weights"
+#: What the models of one pipeline take on disk where no volume keeps them.
+WEIGHTS_BYTES: Final = 2 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +148,12 @@ def _node_selector(placement: Placement) -> dict[str, str]:
 def _environment(assignment: Assignment, configuration: Configuration) -> list[k8s.V1EnvVar]:
     plain = {
         **configuration.pod_env,
+        **configuration.pipeline_env.get(assignment.pipeline, {}),
         PLAN_ENV: assignment.to_json(),
         "TIDEGATE_STAGING_DIR": STAGING,
         "TIDEGATE_METRICS_PORT": str(METRICS_PORT),
+        "TIDEGATE_WEIGHTS_DIR": WEIGHTS if configuration.weights_claim else f"{STAGING}/weights",
     }
-    if configuration.weights_claim:
-        plain["TIDEGATE_WEIGHTS_DIR"] = WEIGHTS
     fields = {"TIDEGATE_METRICS_HOST": "status.podIP", "TIDEGATE_NODE_NAME": "spec.nodeName",
               "TIDEGATE_POD_NAME": "metadata.name"}  # fmt: skip
     return [
@@ -176,7 +178,8 @@ def _volumes(
     assignment: Assignment, configuration: Configuration
 ) -> tuple[list[k8s.V1VolumeMount], list[k8s.V1Volume]]:
     mounts = [k8s.V1VolumeMount(name="staging", mount_path=STAGING), k8s.V1VolumeMount(name="tmp", mount_path="/tmp")]  # noqa: S108
-    scratch = k8s.V1EmptyDirVolumeSource(size_limit=str(assignment.ingest.staging_bytes * 2))
+    room = 2 * assignment.ingest.staging_bytes + (0 if configuration.weights_claim else WEIGHTS_BYTES)
+    scratch = k8s.V1EmptyDirVolumeSource(size_limit=str(room))
     volumes = [
         _claimed("staging", configuration.staging_claim)
         if configuration.staging_claim
