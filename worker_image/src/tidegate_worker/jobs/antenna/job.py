@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from tidegate.core.errors import ContractMismatch, FixConfig, RetryLater
+from tidegate.core.errors import FixConfig, RetryLater
 from tidegate_worker.jobs.antenna.answer_log import AnswerLog, Kept, LogBounds, Post
 from tidegate_worker.jobs.antenna.api import AntennaAccess, AntennaApi, RequestRefused
 from tidegate_worker.jobs.antenna.leasing import LeaseDesk
@@ -138,17 +138,17 @@ class AntennaJob:
     def answer(self, answers: Sequence[Answer], on_acked: Callable[[Answer], None]) -> None:
         """Take the answers over; what reaches `on_acked` carries no scores, which are not kept in memory.
 
-        A ContractMismatch is raised after the sound answers of the same call were taken over.
+        FixConfig, where models and catalogue do not fit, comes after the sound answers of the same call were taken over.
         """
-        mismatch: ContractMismatch | None = None
+        misfit: FixConfig | None = None
         posts: list[tuple[Post, Answer]] = []
         try:
             for answer in answers:
                 self._poster.wait_for_room()
                 try:
                     sound = checked(answer, self._pipeline)
-                except ContractMismatch as error:
-                    mismatch = mismatch or error
+                except FixConfig as error:
+                    misfit = misfit or error
                 else:
                     posts.append((self._record(sound), sound))
         finally:
@@ -159,8 +159,8 @@ class AntennaJob:
                 self._serve_other_deliveries(sound.task, post.answer)
         if posts:
             self._still_since = time.monotonic()
-        if mismatch is not None:
-            raise mismatch
+        if misfit is not None:
+            raise misfit
 
     def outstanding(self) -> int:
         return self._poster.outstanding()
@@ -207,7 +207,9 @@ class AntennaJob:
             if post is not None:
                 log.warning("the result of image %s is too large: its best %d boxes are sent", task.image_id, count)
                 return post
-        raise ContractMismatch("result", "size", f"one box of image {task.image_id} does not fit a request")
+        raise FixConfig(
+            f"one box with its scores is more than the {self._limits.result_bytes} bytes of a result: allow larger ones"
+        )
 
     def _append(self, answer: Answer, subject: str, sequence: int, failed: bool, decimals: int) -> Post | None:
         while True:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tidegate.core.errors import ContractMismatch, RetryLater, TidegateError
+from tidegate.core.errors import FixConfig, RetryLater, TidegateError
 from tidegate_worker.jobs.antenna.answer_log import AnswerLog, Post
 from tidegate_worker.jobs.antenna.api import CLIENT_INFO, AntennaApi, Body, RequestRefused
 
@@ -81,7 +81,8 @@ class Poster:
         self._accepted_ever = False
         self._refused_in_a_row = 0
         self._closed = threading.Event()
-        self.fatal: TidegateError | None = None
+        #: Why nothing will be posted any more.
+        self.fatal: Exception | None = None
         self._threads = [
             threading.Thread(target=self._run, name=f"antenna-post-{number}", daemon=True)
             for number in range(limits.threads)
@@ -174,7 +175,7 @@ class Poster:
             except Exception as error:
                 log.exception("posting results stops by a fault of its own")
                 with self._changed:
-                    self.fatal = self.fatal or ContractMismatch("Poster", "", f"{type(error).__name__}: {error}")
+                    self.fatal = self.fatal or error
                     self._changed.notify_all()
                 return
 
@@ -292,7 +293,10 @@ class Poster:
             systemic = self._refused_in_a_row >= _REFUSED_IN_A_ROW
             sure = self._accepted_ever
         if post.answer.failed or systemic:
-            raise ContractMismatch("results", "", f"the server refuses results without accepting any: {told}")
+            raise FixConfig(
+                f"Antenna refuses results one after the other, so it is not the images: {told}; "
+                "bring the worker and the server to versions that fit each other, nothing that was computed is lost"
+            )
         if sure:
             self._answer_refused()
 

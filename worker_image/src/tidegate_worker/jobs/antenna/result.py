@@ -16,26 +16,23 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from tidegate.core.errors import ContractMismatch
+from tidegate.core.errors import FixConfig
 from tidegate_worker.jobs.antenna.pipeline import AntennaAlgorithm, AntennaPipeline
 from tidegate_worker.jobs.antenna.scores import score_text
-from tidegate_worker.ports import Answer, Classification, Detection, Failure, Prediction
+from tidegate_worker.jobs.soundness import without_flaw
+from tidegate_worker.ports import Answer, Classification, Detection, Failure
 from tidegate_worker.redact import redact
 
 _REASON_CHARACTERS: Final = 500
 
 
 def checked(answer: Answer, pipeline: AntennaPipeline) -> Answer:
-    """`answer` itself, or a Failure in its place where its numbers cannot be saved; ContractMismatch beyond that."""
+    """`answer` itself, or a Failure in its place where its numbers cannot be saved; FixConfig beyond that."""
     if isinstance(answer.outcome, Failure):
         return answer
-    flaw = None
     for detection in answer.outcome.detections:
         _check_contract(detection, pipeline)
-        flaw = flaw or _flaw(detection, answer.outcome)
-    if not np.isfinite(answer.outcome.infer_seconds):
-        flaw = flaw or "the inference time is not a number"
-    return answer if flaw is None else replace(answer, outcome=Failure(f"the model's answer is not valid: {flaw}"))
+    return without_flaw(answer)
 
 
 def result_chunks(answer: Answer, pipeline: AntennaPipeline, decimals: int) -> Iterator[bytes]:
@@ -82,32 +79,29 @@ def strongest(answer: Answer, at_most: int) -> Answer:
 def _check_contract(detection: Detection, pipeline: AntennaPipeline) -> None:
     detector = pipeline.algorithm(detection.algorithm)
     if detector is None or not detector.detects:
-        raise ContractMismatch("Detection", "algorithm", f"{detection.algorithm!r} is no detector of {pipeline.slug}")
+        raise _misfit(pipeline, f"{detection.algorithm!r} detects, but is none of its detectors")
     for classification in detection.classifications:
         classifier = pipeline.algorithm(classification.algorithm)
         if classifier is None or classifier.detects:
-            raise ContractMismatch(
-                "Classification", "algorithm", f"{classification.algorithm!r} is no classifier of {pipeline.slug}"
-            )
-        _check_scores(classification, classifier)
+            raise _misfit(pipeline, f"{classification.algorithm!r} classifies, but is none of its classifiers")
+        _check_scores(classification, classifier, pipeline)
 
 
-def _check_scores(classification: Classification, classifier: AntennaAlgorithm) -> None:
-    if classification.scores.shape != (len(classifier.labels),):
-        raise ContractMismatch(
-            "Classification",
-            "scores",
-            f"shape {classification.scores.shape} against {len(classifier.labels)} labels of {classifier.key}",
-        )
+def _check_scores(classification: Classification, classifier: AntennaAlgorithm, pipeline: AntennaPipeline) -> None:
+    shape = classification.scores.shape
+    if shape != (len(classifier.labels),):
+        raise _misfit(pipeline, f"{classifier.key!r} gives scores of shape {shape} for {len(classifier.labels)} labels")
     if not np.isfinite(classification.scores).all():
         return
-    top = _top(classification)
-    if classifier.labels[top] != classification.label:
-        raise ContractMismatch(
-            "Classification",
-            "label",
-            f"{classification.label!r}, but the highest score is that of {classifier.labels[top]!r}",
+    best = classifier.labels[_top(classification)]
+    if best != classification.label:
+        raise _misfit(
+            pipeline, f"{classifier.key!r} says {classification.label!r}, but its highest score is of {best!r}"
         )
+
+
+def _misfit(pipeline: AntennaPipeline, what: str) -> FixConfig:
+    return FixConfig(f"the models do not fit the catalogue entry {pipeline.slug!r}: {what}; mend the entry")
 
 
 def _top(classification: Classification) -> int:
@@ -117,16 +111,6 @@ def _top(classification: Classification) -> int:
         return first
     equal = np.flatnonzero(classification.scores == classification.scores[first]).tolist()
     return next((index for index in equal if classification.labels[index] == classification.label), first)
-
-
-def _flaw(detection: Detection, prediction: Prediction) -> str | None:
-    x1, y1, x2, y2 = detection.box
-    width, height = prediction.raw_size or (x2, y2)
-    if not (0 <= x1 <= x2 <= width and 0 <= y1 <= y2 <= height):
-        return f"box {detection.box} does not lie in an image of {width} x {height}"
-    if not all(np.isfinite(classification.scores).all() for classification in detection.classifications):
-        return "a score is not a number"
-    return None
 
 
 def _algorithm(pipeline: AntennaPipeline, key: str) -> dict[str, str]:
