@@ -138,7 +138,7 @@ class AntennaJob:
     def answer(self, answers: Sequence[Answer], on_acked: Callable[[Answer], None]) -> None:
         """Take the answers over; what reaches `on_acked` carries no scores, which are not kept in memory.
 
-        FixConfig, where models and catalogue do not fit, comes after the sound answers of the same call were taken over.
+        FixConfig, where models and catalogue do not fit, comes after the sound answers of the call were taken over.
         """
         misfit: FixConfig | None = None
         posts: list[tuple[Post, Answer]] = []

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tidegate.core.errors import FixConfig, RetryLater, TidegateError
@@ -58,7 +58,6 @@ class _Held:
     to_lease: deque[int]
     #: Rows whose answers are in the ledger.
     answered: set[int]
-    leased: set[int] = field(default_factory=set)
 
     def row(self, number: int) -> Row:
         return self.claimed.rows[number - self.claimed.first_row]
@@ -98,7 +97,8 @@ class ManifestJob:
         self._ledger = Ledger(ledger_url)
         self._place = f"{owner}#"
         self._owner = f"{self._place}{uuid.uuid4().hex}"
-        self._lock = threading.RLock()
+        self._claiming = threading.Lock()
+        self._lock = threading.Lock()
         self._held: dict[int, _Held] = {}
         self._chunk_rows = self._limits.chunk_rows
         self._loaded = False
@@ -124,7 +124,8 @@ class ManifestJob:
     def lease(self, at_most: int) -> Sequence[Task]:
         if not self._loaded:
             self.prove()
-        with self._lock:
+        # One claim at a time, and none of the other calls waits for it.
+        with self._claiming:
             tasks = self._from_held(at_most)
             if tasks or at_most < 1 or self._closed.is_set():
                 return tasks
@@ -138,7 +139,7 @@ class ManifestJob:
         if not self._loaded:
             self.prove()
         counts = self._ledger.counts(self._job)
-        if counts.open_chunks == 0 and self._index(complete=True):
+        if counts.open_chunks == 0 and self._index():
             return JobProgress(JobState.COMPLETE, counts.answered, self._rows)
         return JobProgress(JobState.OPEN, counts.answered, self._rows)
 
@@ -192,11 +193,10 @@ class ManifestJob:
 
     def _from_held(self, at_most: int) -> list[Task]:
         tasks: list[Task] = []
-        for held in self._held.values():
-            while held.to_lease and len(tasks) < at_most:
-                number = held.to_lease.popleft()
-                held.leased.add(number)
-                tasks.append(self._task(held, number))
+        with self._lock:
+            for held in self._held.values():
+                while held.to_lease and len(tasks) < at_most:
+                    tasks.append(self._task(held, held.to_lease.popleft()))
         return tasks
 
     def _task(self, held: _Held, number: int) -> Task:
@@ -211,19 +211,18 @@ class ManifestJob:
     def _hold(self, claimed: ClaimedChunk) -> None:
         rows = range(claimed.first_row, claimed.first_row + len(claimed.rows))
         to_lease = deque(number for number in rows if number not in claimed.answered)
-        self._held[claimed.number] = _Held(claimed, to_lease, set(claimed.answered))
+        with self._lock:
+            self._held[claimed.number] = _Held(claimed, to_lease, set(claimed.answered))
         if not to_lease:
             self._wake.set()
 
     def _save(self, chunk: int, rows: Sequence[tuple[int, Answer]]) -> list[Answer]:
-        """The answers of one chunk that now stand, these or earlier ones of the same rows."""
+        """The answers that need nothing more from this worker: all, once they are durable or somebody else's to give."""
         with self._lock:
             held = self._held.get(chunk)
             if held is None:
-                log.warning(
-                    "%d answers come after their chunk %d was lost: another worker answers it", len(rows), chunk
-                )
-                return []
+                log.warning("%d answers come after their chunk %d was done or lost here", len(rows), chunk)
+                return [answer for _, answer in rows]
             new = {number: answer for number, answer in rows if number not in held.answered}
         saved = [
             SavedAnswer(
@@ -244,10 +243,8 @@ class ManifestJob:
             lambda: self._ledger.save(self._job, chunk, held.claimed.fence, saved), "saving answers"
         ):
             self._lose({chunk})
-            return []
         with self._lock:
             held.answered.update(new)
-            held.leased.difference_update(new)
         return [answer for _, answer in rows]
 
     def _lose(self, chunks: set[int]) -> None:
@@ -301,16 +298,16 @@ class ManifestJob:
             with self._lock:
                 self._held.pop(number, None)
         if complete and time.monotonic() - self._indexed_at >= self._limits.index_seconds:
-            self._index(complete=False)
+            self._index()
 
-    def _index(self, complete: bool) -> bool:
-        """Write the index of the parts that stand; whether it is the final one."""
+    def _index(self) -> bool:
+        """Write the index of the parts that stand, unless the final one is written; whether it is now."""
         state = self._ledger.state(self._job)
-        if state is None or state.indexed:
-            return state is not None
+        assert state is not None, "entered by prove"
+        if state.indexed:
+            return True
         facts = {"pipeline": self._pipeline, "model_version": self._model_version, "manifest_rows": state.rows}
-        with self._ledger.indexing(self._job) as parts:
-            whole = complete and sum(part.rows for part in parts) == state.rows
+        with self._ledger.indexing(self._job) as (parts, whole):
             self._output.write_index(self._job, parts, whole, facts)
         self._indexed_at = time.monotonic()
         return whole
