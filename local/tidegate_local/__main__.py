@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "down": ("tidegate_local.stack.down", "end exactly what the stack started"),
     "status": ("tidegate_local.stack.status", "say which parts serve"),
     "logs": ("tidegate_local.stack.logs", "show the ends of the logs"),
+    "demo": ("tidegate_local.demo.command", "run a scenario through the whole stack and show it live"),
     "discovery": ("tidegate_local.discovery.command", "tell Prometheus where the worker pods are"),
     "podapi": ("tidegate_local.podapi.command", "serve the pod API and run its pods on this machine"),
     "jobserver": ("tidegate_local.jobserver.command", "serve demo jobs with Antenna's pull API, or steer that server"),
