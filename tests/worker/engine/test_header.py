@@ -158,10 +158,9 @@ def test_a_damaged_header_is_bad_or_read_but_never_an_accident(
         path.write_bytes(damaged)
         try:
             header = read_header(path, MAX_PIXELS)
-        except BadImage as bad:
-            assert str(bad)
-        else:
-            assert 0 < header.width * header.height <= MAX_PIXELS
+        except BadImage:
+            continue
+        assert 0 < header.width * header.height <= MAX_PIXELS
 
 
 def test_reading_a_header_allocates_no_canvas(tmp_path: Path) -> None:

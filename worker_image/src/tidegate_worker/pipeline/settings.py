@@ -47,4 +47,8 @@ class EngineSettings:
     upstream_silence_seconds: float = 900.0
     #: Between two polls that brought nothing.
     poll_seconds: float = 5.0
+    #: How soon a job that was cancelled is noticed while there is work.
+    progress_seconds: float = 30.0
+    #: Beyond the lease time without a task: what another worker let lapse has come again by then.
+    idle_margin_seconds: float = 30.0
     show_progress: bool = False

@@ -33,7 +33,7 @@ from tidegate_worker.staging import StagedFile, StagingFull, file_key
 _log = logging.getLogger(__name__)
 
 _FULL_DISK_SECONDS: Final = 1.0
-_OUT_OF_FILES_SECONDS: Final = 5.0
+_OUT_OF_FILES_SECONDS: Final = 1.0
 
 
 class Download:

@@ -35,10 +35,6 @@ from tidegate_worker.ports import Failure, Job, JobProgress, JobState, Task
 _log = logging.getLogger(__name__)
 
 _STEP_SECONDS: Final = 0.05
-#: How soon a cancelled job is noticed while there is work.
-_PROGRESS_SECONDS: Final = 30.0
-#: Beyond the lease time: a task that another worker let lapse has come again by then.
-_IDLE_MARGIN_SECONDS: Final = 30.0
 _AT_WORK: Final = (Place.QUEUED, Place.STAGED, Place.PARKED, Place.IN_FLIGHT)
 
 
@@ -82,7 +78,7 @@ class Leasing:
         self._started_at = self._heard_at = self._last_task_at = self._next_lease_at = now
         self._next_progress_at = now
         self._was_busy = False
-        #: The last that the owner said.
+        #: The last that the owner said; asked for before the first lease.
         self.progress: JobProgress | None = None
 
     def run(self) -> Ending:
@@ -116,7 +112,7 @@ class Leasing:
 
     def _lease_or_ask(self) -> Ending | None:
         now = time.monotonic()
-        if now >= self._next_lease_at and (wanted := self._wanted()):
+        if self.progress is not None and now >= self._next_lease_at and (wanted := self._wanted()):
             tasks = self._job.lease(wanted)
             self._heard()
             if tasks:
@@ -127,7 +123,7 @@ class Leasing:
             self._next_progress_at = now
         if now < self._next_progress_at:
             return None
-        self._next_progress_at = now + _PROGRESS_SECONDS
+        self._next_progress_at = now + self._settings.progress_seconds
         self.progress = self._job.progress()
         self._heard()
         return self._judge(self.progress)
@@ -179,7 +175,7 @@ class Leasing:
         if progress.state is JobState.COMPLETE:
             return Ending(ExitCode.DONE, "the job's own count is complete", complete=True)
         idle_seconds = time.monotonic() - self._last_task_at
-        if idle_seconds > self._job.lease_seconds + _IDLE_MARGIN_SECONDS:
+        if idle_seconds > self._job.lease_seconds + self._settings.idle_margin_seconds:
             return Ending(ExitCode.DONE, f"no task for {idle_seconds:.0f} s, and the job is {progress.state}")
         return None
 
