@@ -469,9 +469,9 @@ def test_two_signals_together_let_the_same_ramp_trip_earlier() -> None:
 @pytest.mark.parametrize("seconds", [300.0, 1200.0])
 def test_sensitivity_moves_the_trip_and_never_past_the_remedy(seconds: float) -> None:
     times = []
-    for name in ("low", "normal", "high"):
+    for policy in (Policy.preset("low"), Policy.preset("normal"), Policy.preset("high")):
         samples = list(sampled(ramp(0.4, 1000, seconds), 1000 + seconds))
-        found = judged(samples, policy=Policy.preset(name))  # type: ignore[arg-type]
+        found = judged(samples, policy=policy)
         times.append(next(s.t_seconds for s, a in zip(samples, found, strict=True) if a.trip))
     assert times[0] >= times[1] >= times[2]
     assert times[0] <= 1000 + seconds - 60

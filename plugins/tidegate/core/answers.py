@@ -45,7 +45,7 @@ class Policy:
     drain_seconds: float
     resize_seconds: float = 10.0
     pending_seconds: float = 180.0
-    #: max(60 s, two of the detector's long windows).
+    #: As long as the detector holds back after a remedy, and a whole window of samples on top; at least 60 s.
     probation_seconds: float = 60.0
     #: More ends than these lock the slot out. They end the loops in which each pod makes some progress.
     memory_ends: int = 20
@@ -159,7 +159,8 @@ def _taken(state: SlotState, trip: Trip, option: Option) -> Decision:
     changes: dict[str, Any] = dict(state) | {"trip": trip, "reason": option.reason}
     if option.kind is RemedyKind.HOLD:
         summary = f"tripped by {trip.cause}, and {option.reason}"
-        return Decision(Answer.HOLD, changes | {"alert": _alert(state, "TidegateHeld", summary), "target_bytes": None})
+        held = {"alert": _alert(state, "TidegateHeld", summary), "target_bytes": None, "remedy": option.kind}
+        return Decision(Answer.HOLD, changes | held)
     changes |= {"generation": state.generation + 1, "remedy": option.kind}
     if option.kind is RemedyKind.LOCK_OUT:
         return Decision(Answer.LOCK_OUT, changes)

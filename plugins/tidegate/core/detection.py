@@ -81,7 +81,7 @@ class Policy:
     #: A rise under known heights is suspicious once it lasts this much longer than any that ended well.
     longer_ratio: float = 1.5
     #: Growth whose pace falls by this factor from window to window is summed as a geometric series to where it ends.
-    dying_ratio: float = 0.7
+    dying_ratio: float = 0.6
     #: Credits stand for more than images hold, seldom for less; what goes beyond is not load but a wrong cost.
     load_share_low: float = 0.3
     load_share_high: float = 1.0

@@ -48,6 +48,7 @@ class Growth:
         self._policy = policy
         self._first_at = first.t_seconds
         self._work_at: float | None = None
+        self._warm_at = first.t_seconds
         self._limit_bytes = limit
         self._interval_seconds = 0.0
         self._noise = Noise(policy.noise_floor_ratio * limit)
@@ -86,6 +87,7 @@ class Growth:
         was_warming_up, self.warming_up = self.warming_up, self._warms_up(point.time)
         if was_warming_up and not self.warming_up:
             self._rises.close(point.time, point.calm)
+            self._warm_at = point.time
         settle = max(policy.settle_seconds, policy.settle_scrapes * interval_seconds)
         self._rises.observe(point.time, point.calm, policy.noise_sigmas * self._noise.sigma, settle)
         if self.warming_up or len(recent) == 1:
@@ -165,7 +167,10 @@ class Growth:
             return False
         upper = foreseen.upper_bytes
         if self.warming_up:
-            return newest.memory > (upper or policy.warm_up_ratio * self._limit_bytes)
+            # Plans err most here, so half of the room that the plan left is granted before growth means anything.
+            return newest.memory > (
+                (upper + self._limit_bytes) / 2 if upper else policy.warm_up_ratio * self._limit_bytes
+            )
         new_height = rises.highest + max(
             policy.new_height_ratio * self._limit_bytes, policy.noise_sigmas / 2 * noise.sigma
         )
@@ -175,22 +180,33 @@ class Growth:
 
     def _fast(self, blind: float, horizon: float, with_load: bool) -> Reach | None:
         """A few rises in a row, each beyond noise."""
-        policy, recent, noise = self._policy, self._recent, self._noise
-        sure = not with_load and not self.warming_up
-        needed = policy.rises_in_a_row_unexplained if sure else policy.rises_in_a_row
-        if len(recent) <= needed:
+        policy, recent = self._policy, self._recent
+        # A process that has just warmed up has shown too little of its ordinary rises.
+        known = not self.warming_up and recent[-1].time - self._warm_at >= policy.warm_up_seconds
+        if known and not with_load:
+            few = policy.rises_in_a_row_unexplained
+            rising = all(recent[-n].memory > recent[-n - 1].memory for n in range(1, min(few, len(recent) - 1) + 1))
+            if rising and (reach := self._row(few, blind, horizon, with_load)):
+                return reach
+        return self._row(policy.rises_in_a_row, blind, horizon, with_load)
+
+    def _row(self, needed: int, blind: float, horizon: float, with_load: bool) -> Reach | None:
+        """As many rises in a row as `needed`, fast enough to matter."""
+        recent, noise = self._recent, self._noise
+        # Load may give way to growth beyond it, as a good inlet makes it; memory that falls is no emergency.
+        if len(recent) <= needed or recent[-1].memory < recent[-1 - needed].memory:
             return None
         rises, paces = [], []
         for index in range(len(recent) - needed, len(recent)):
             before, after = recent[index - 1], recent[index]
             rise = after.memory - before.memory
             beyond_load = rise if with_load else after.judged - before.judged
-            if min(rise, beyond_load) <= 2 * noise.sigma:
+            if beyond_load <= 2 * noise.sigma:
                 return None
             # Load that only follows growth beyond it, as with credits that stand for too little, is part of it.
-            rises.append(rise if rise <= 2 * beyond_load else beyond_load)
+            rises.append(rise if beyond_load < rise <= 2 * beyond_load else beyond_load)
             paces.append(rises[-1] / (after.time - before.time))
-        if rises[0] < policy.first_rise_ratio * rises[-1]:
+        if rises[0] < self._policy.first_rise_ratio * rises[-1]:
             return None
         # The first rise may have begun between two scrapes, so its pace says nothing; of the rest the slowest counts.
         velocity = min(paces[1:])

@@ -9,7 +9,8 @@ stay within a budget; a run that a probe measured needs none of it. How it decid
    view had as little history and a like spread: a key with three runs borrows the caution that others paid for.
 3. Of all limits the one of least expected cost is taken: memory held x seconds, what a kill loses, and the price of a
    kill. Where a kill loses little (resume) limits may be tight; a small run gets generous room for next to nothing.
-4. The price rises with each kill and falls with each run without one, so that kills settle at the budget.
+4. The price rises with each kill and falls with each run without one, so that kills settle at the budget. Kills at a
+   request that was too small count too, though nobody chose them.
 
 A key without history gets what was asked for.
 """
@@ -43,12 +44,14 @@ _RETRY_OVERSHOOT: Final = 1.15
 _MARGIN: Final = 1.001
 #: While the book is younger than this, a kill counts for more: little is known of what surprises to expect.
 _YOUNG_RUNS: Final = 300.0
-#: Not in a hundred thousand runs without a kill does a kill cost nothing, nor in as many with one the world.
+#: However long no kill came it costs something, and however many came never so much that nothing can run.
 _LEAST_PRICE_RUNS: Final = 1e-3
 _MOST_PRICE_RUNS: Final = 1e9
 _LEAST_SECONDS: Final = 1e-3
 #: The furthest that a forecast may lie above everything seen.
 _STRETCH: Final = 8.0
+#: How much each kill beyond the budget adds to the price at once, until runs without one have paid for it.
+_OVERSPENT_GAIN: Final = 0.5
 _BLIND_GROWTH: Final = 2.0
 _LEAST_GROWTH: Final = 1.1
 
@@ -60,7 +63,7 @@ class HeadroomPolicy:
     #: Share of a run that is done again after a kill: small with resume, one without.
     lost_ratio: float = 0.02
     #: Share of runs that may meet a kill.
-    kill_budget_ratio: float = 0.022
+    kill_budget_ratio: float = 0.025
     #: The first price of a kill, in mean runs; the budget moves it from there.
     first_price_runs: float = 2.0
     #: How fast the price follows: the logarithm it gains with one kill.
@@ -143,6 +146,7 @@ class Headroom:
         self._keys: dict[str, _Key] = {}
         self._book: dict[tuple[str, int, int], _Shelf] = {}
         self._runs = 0
+        self._kills = 0
         self._byte_seconds = 0.0
         self._price_runs = self._policy.first_price_runs
 
@@ -178,6 +182,7 @@ class Headroom:
                 known.errors.setdefault(view, deque(maxlen=_HISTORY)).append(error)
         known.runs.append(run)
         self._runs += 1
+        self._kills += killed
         self._byte_seconds += run.peak_bytes * run.runtime_seconds
         step = self._policy.price_gain * (killed - self._policy.kill_budget_ratio)
         self._price_runs = min(max(self._price_runs * math.exp(step), _LEAST_PRICE_RUNS), _MOST_PRICE_RUNS)
@@ -185,7 +190,8 @@ class Headroom:
     def _price(self) -> float:
         """What one kill counts, in byte-seconds."""
         young = 1 + _YOUNG_RUNS / (self._runs + 1)
-        return young * self._price_runs * self._byte_seconds / max(1, self._runs)
+        overspent = max(0.0, self._kills - self._policy.kill_budget_ratio * self._runs)
+        return young * (1 + _OVERSPENT_GAIN * overspent) * self._price_runs * self._byte_seconds / max(1, self._runs)
 
     def _forecasts(self, known: _Key, input_bytes: float) -> Iterable[_Forecast]:
         for view, centre in _views(known, input_bytes).items():
