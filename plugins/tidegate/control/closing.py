@@ -6,16 +6,15 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from tidegate.adapters.run_store import Attempt, Conflict, Run, RunState, RunStore, StoredTrip
+from tidegate.adapters.run_store import Attempt, Run, RunState, RunStore, StoredTrip
 from tidegate.adapters.sources import JobCount, JobStanding
 from tidegate.control.opening import baseline_key
-from tidegate.core.baseline import Baseline, FinishedRun
-from tidegate.core.contract import ProbeReport
+from tidegate.core.baseline import FinishedRun
+from tidegate.core.contract import GIB, ProbeReport
 from tidegate.core.errors import NeedsHuman, RetryLater
 from tidegate.core.remedy import RemedyKind
 from tidegate.core.slot import Phase, SlotState
 
-GIB: Final = 1024**3
 HOUR_SECONDS: Final = 3600.0
 #: What the seed's operators gave a worker before anything was measured; costs are compared with it.
 STATIC_LIMIT_BYTES: Final = 16 * GIB
@@ -52,11 +51,15 @@ class Summary:
 
 def verify(count: JobCount, states: list[SlotState]) -> str:
     """What proves that the run is complete, in words; raises where it is not, or not yet."""
-    locked = [state for state in states if state.phase is Phase.LOCKED_OUT]
-    if locked:
-        raise NeedsHuman("; ".join(f"slot {state.slot} is locked out: {state.reason}" for state in locked))
+    locked = "; ".join(
+        f"slot {state.slot} is locked out: {state.reason}" for state in states if state.phase is Phase.LOCKED_OUT
+    )
     if count.standing is JobStanding.COMPLETE:
-        return f"{count.words}: {count.done} of {count.total} answered, {count.failed or 0} as failed"
+        # The other slots, or an earlier run, may have answered what a locked one could not.
+        words = f"{count.words}: {count.done} of {count.total} answered, {count.failed or 0} as failed"
+        return f"{words}; {locked}" if locked else words
+    if locked:
+        raise NeedsHuman(locked)
     if count.standing is JobStanding.CLOSED:
         raise NeedsHuman(f"{count.words}: {count.done} of {count.total} answered, {count.failed} failed upstream")
     raise RetryLater(
@@ -95,10 +98,12 @@ def summarise(run: Run, store: RunStore, count: JobCount | None, state: RunState
 
 def close(run: Run, store: RunStore, summary: Summary, report: ProbeReport | None, now: float) -> None:
     """Store the summary; a healthy run teaches its baseline."""
-    store.end_run(run.run_id, RunState(summary.state), now, json.dumps(asdict(summary)))
-    if summary.state != RunState.DONE:
-        return
-    finished = FinishedRun(
+    lesson = (baseline_key(run), _lesson(run, summary, report, now)) if summary.state == RunState.DONE else None
+    store.end_run(run.run_id, RunState(summary.state), now, json.dumps(asdict(summary)), lesson)
+
+
+def _lesson(run: Run, summary: Summary, report: ProbeReport | None, now: float) -> FinishedRun:
+    return FinishedRun(
         at=now,
         images=summary.images or summary.acked,
         runtime_seconds=summary.wall_seconds,
@@ -119,14 +124,6 @@ def close(run: Run, store: RunStore, summary: Summary, report: ProbeReport | Non
         cores=report.cores if report else None,
         has_cuda=report.has_cuda if report else None,
     )
-    key = baseline_key(run)
-    for _ in range(5):
-        before = store.baseline(key)
-        try:
-            store.save_baseline(before, (before or Baseline(key=key)).observe(finished))
-        except Conflict:
-            continue
-        return
 
 
 def in_words(summary: Summary, trips: list[StoredTrip]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Final
 
 from tidegate.adapters.configuration import Configuration
-from tidegate.adapters.run_store import Run, RunState, RunStore
+from tidegate.adapters.run_store import Run, RunStore
 from tidegate.adapters.sources import JobCount, JobStanding
 from tidegate.control.runs import Request
 from tidegate.core.baseline import BaselineKey
@@ -17,13 +18,14 @@ from tidegate.core.volume import Judgement, Verdict, judge_volume
 
 #: Before a probe or a run has told the version of a pipeline's weights.
 UNKNOWN_VERSION: Final = "unknown"
+_LONGEST_URI: Final = 253
 _SCHEMES: Final = re.compile(r"(file|https?|s3|gs|gcs|abfs)://")
 
 
 def source_of(text: str, configuration: Configuration) -> Source:
     """The source that a person named: an Antenna job's number, or the URI of a manifest."""
     text = text.strip()
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         if not configuration.antenna_url:
             raise FixConfig("an Antenna job was named, but TIDEGATE_ANTENNA_URL is not set")
         return Source(kind=SourceKind.ANTENNA, uri=configuration.antenna_url, job=text)
@@ -31,7 +33,11 @@ def source_of(text: str, configuration: Configuration) -> Source:
         raise FixConfig(f"{text!r} is neither the number of an Antenna job nor a manifest's URI (file, http, s3, gs)")
     if "?" in text or "@" in text.split("/")[2]:
         raise FixConfig("a manifest's URI must carry no query and no user: it is stored and shown; use a secret")
-    return Source(kind=SourceKind.MANIFEST, uri=text, job=text.rsplit("/", 1)[-1][:253])
+    if len(text) > _LONGEST_URI:
+        raise FixConfig(f"a manifest's URI of {len(text)} characters: give it a shorter place, {_LONGEST_URI} at most")
+    # Files of one name in two folders are two jobs: tonight's list must not find last night's answered.
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return Source(kind=SourceKind.MANIFEST, uri=text, job=f"{PurePosixPath(text).name[:200]}-{digest}")
 
 
 def open_run(
@@ -53,30 +59,28 @@ def open_run(
             f"a cap of {request.cap_bytes} bytes was asked for; the administrator's is {configuration.cap_bytes}"
             " (TIDEGATE_CAP_BYTES)"
         )
-    known = store.runs(pipeline=pipeline, at_most=1)
-    busy = [
-        each.run_id
-        for each in store.runs(source=source, at_most=5)
-        if each.state is RunState.RUNNING and each.run_id not in (run_id, resume_of)
-    ]
-    if busy:
-        raise NeedsHuman(f"job {source.job} is being run by {busy[0]}: clear that run instead of starting another")
-    run = store.create_run(
+    if request.limit_bytes is not None and request.limit_bytes > (request.cap_bytes or configuration.cap_bytes):
+        raise FixConfig(f"a first limit of {request.limit_bytes} bytes is above the cap: lower it, or raise the cap")
+    if resume_of is not None:
+        # People copy the id that Airflow shows, which is the last part of ours.
+        before = store.run(resume_of) or store.run(f"{run_id.partition('/')[0]}/{resume_of}")
+        if before is None or before.source != source:
+            raise FixConfig(f"resume_of names {resume_of}, which is no run of this job; `tidegate runs` lists them")
+        resume_of = before.run_id
+    versions = (run.model_version for run in store.runs(pipeline=pipeline) if run.model_version != UNKNOWN_VERSION)
+    return store.enter_run(
         Run(
             run_id=run_id,
             dag_run_id=dag_run_id,
             source=source,
             pipeline=pipeline,
-            model_version=known[0].model_version if known else UNKNOWN_VERSION,
+            model_version=next(versions, UNKNOWN_VERSION),
             slots=slots,
             request=request.to_json(),
             created_at=now,
             resume_of=resume_of,
         )
     )
-    if run.state is not RunState.RUNNING:
-        store.reopen_run(run_id)
-    return replace(run, state=RunState.RUNNING)
 
 
 def judge_input(run: Run, count: JobCount, store: RunStore, now: float) -> Judgement:

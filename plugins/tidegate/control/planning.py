@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 from tidegate.adapters.configuration import Configuration
 from tidegate.adapters.run_store import Run, RunStore
 from tidegate.control.opening import baseline_key
 from tidegate.control.runs import Request
-from tidegate.core.contract import Plan, ProbeReport
+from tidegate.core.contract import GIB, Plan, ProbeReport
 from tidegate.core.errors import NeedsHuman
 from tidegate.core.sizing import Caps, ImageTooLarge, InsufficientEvidence, Job, Overrides, plan_run
 from tidegate.core.slot import SlotState
-
-GIB: Final = 1024**3
 
 
 def plan(
@@ -41,21 +38,21 @@ def plan(
         raise NeedsHuman(outcome.reason)
     if isinstance(outcome, InsufficientEvidence | ImageTooLarge):
         made = made.model_copy(update={"reasons": (outcome.reason, *made.reasons)})
-    store.save_plan(run.run_id, made)
-    if not request.dry_run:
-        for slot in range(run.slots):
-            store.create_slot(_first_state(store, run, made, slot))
+    slots = 0 if request.dry_run else run.slots
+    learned = made.limit_bytes if request.limit_bytes else _learned(store, run, made)
+    store.save_plan(run.run_id, made, [_first_state(made, slot, learned) for slot in range(slots)])
     return made
 
 
-def _first_state(store: RunStore, run: Run, made: Plan, slot: int) -> SlotState:
-    """A slot of a resumed run begins with what the run before it had learned of memory."""
+def _learned(store: RunStore, run: Run, made: Plan) -> int:
+    """The first limit: a resumed run begins with what any slot of the run before it had learned of memory."""
+    before = [slot.state.limit_bytes for slot in store.slots(run.resume_of)] if run.resume_of else []
+    return min(made.cap_bytes, max(made.limit_bytes, *before, 0))
+
+
+def _first_state(made: Plan, slot: int, limit_bytes: int) -> SlotState:
     state = SlotState.first(made, slot)
-    before = store.slot(run.resume_of, slot) if run.resume_of else None
-    if before is None:
-        return state
-    learned = min(made.cap_bytes, max(made.limit_bytes, before.state.limit_bytes))
-    return SlotState(**(dict(state) | {"limit_bytes": learned, "last_schedulable_limit_bytes": learned}))
+    return SlotState(**(dict(state) | {"limit_bytes": limit_bytes, "last_schedulable_limit_bytes": limit_bytes}))
 
 
 def in_words(made: Plan) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from tidegate.adapters.configuration import Configuration
@@ -12,7 +15,7 @@ from tidegate.adapters.pod_spec import Placement
 from tidegate.adapters.run_store import Run, RunStore
 from tidegate.core import detector
 from tidegate.core.answers import Policy
-from tidegate.core.contract import Assignment, Plan
+from tidegate.core.contract import Assignment, Plan, Suspect
 from tidegate.core.errors import FixConfig
 from tidegate.core.remedy import Means, Measure
 from tidegate.core.slot import SlotState
@@ -21,6 +24,10 @@ from tidegate.core.slot import SlotState
 DRAIN_MARGIN_SECONDS: Final = 20.0
 #: From an order to relaunch to the first image: Airflow's retry, scheduling, start of Python; loading comes on top.
 RELAUNCH_SECONDS: Final = 30.0
+
+
+#: Linux takes 128 KiB in one environment variable; half of it leaves room for whatever else an assignment says.
+SUSPECTS_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +46,11 @@ class Request:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        values = json.loads(text)
+        # What a newer release asked for beyond these is not known here.
+        values = {name: value for name, value in json.loads(text).items() if name in cls.__dataclass_fields__}
         for name in ("remedies", "tolerations"):
-            values[name] = tuple(values.get(name) or ())
+            if name in values:
+                values[name] = tuple(values[name])
         return cls(**values)
 
     def to_json(self) -> str:
@@ -52,10 +61,15 @@ class Request:
 
 
 def open_store(configuration: Configuration) -> RunStore:
-    from pathlib import Path
-
+    """This process's store: a triggerer watches many runs over one pool of connections."""
     home = os.environ.get("AIRFLOW_HOME", str(Path.home() / "airflow"))
-    return RunStore.open(configuration.store_url(home))
+    return _opened(configuration.store_url(home), os.getpid())
+
+
+@cache
+def _opened(url: str, _process: int) -> RunStore:
+    # A forked process must not share its parent's connections, so the process is part of the key.
+    return RunStore.open(url)
 
 
 def planned(run: Run | None, run_id: str) -> tuple[Run, Plan]:
@@ -69,6 +83,9 @@ def planned(run: Run | None, run_id: str) -> tuple[Run, Plan]:
 def policy(run: Run, plan: Plan, configuration: Configuration) -> Policy:
     request = Request.from_json(run.request)
     allowed = frozenset() if request.dry_run else frozenset(Measure(name) for name in request.remedies)
+    sensitivity = detector.Policy.preset(request.sensitivity)
+    # While it cools down the detector holds back; then it needs a whole window to see whether the remedy held.
+    probation_seconds = sensitivity.cool_down_seconds + sensitivity.steady_samples * configuration.scrape_seconds
     return Policy(
         means=Means(
             can_resize=configuration.resize,
@@ -77,6 +94,7 @@ def policy(run: Run, plan: Plan, configuration: Configuration) -> Policy:
             allowed=allowed,
         ),
         drain_seconds=plan.grace_seconds + DRAIN_MARGIN_SECONDS,
+        probation_seconds=probation_seconds,
     )
 
 
@@ -107,5 +125,12 @@ def assignment(run: Run, plan: Plan, state: SlotState, store: RunStore) -> Assig
         ingest=ingest,
         grace_seconds=plan.grace_seconds,
         images_per_second=plan.images_per_second,
-        suspects=tuple(store.suspects(run.source)),
+        suspects=_most_suspect(store.suspects(run.source)),
     )
+
+
+def _most_suspect(suspects: list[Suspect]) -> tuple[Suspect, ...]:
+    """As many as an environment variable holds beside the rest of the assignment; those nearest to quarantine first."""
+    ranked = sorted(suspects, key=lambda each: (each.strikes_alone, each.strikes), reverse=True)
+    sizes = accumulate(len(each.model_dump_json().encode()) for each in ranked)
+    return tuple(each for each, size in zip(ranked, sizes, strict=True) if size <= SUSPECTS_BYTES)

@@ -16,6 +16,7 @@ from tidegate.core.answers import Policy
 from tidegate.core.breaker import transition
 from tidegate.core.contract import Suspect
 from tidegate.core.errors import FixConfig
+from tidegate.core.remedy import RemedyKind
 from tidegate.core.slot import Command, Event, SlotState
 
 #: Writers of one slot are two at most, the operator and the trigger; more conflicts in a row are no coincidence.
@@ -63,7 +64,7 @@ class Control:
 
 
 def _answered(before: SlotState, after: SlotState) -> StoredTrip | None:
-    """The trip that this step answered, if it did."""
-    if after.trip is None or after.trip == before.trip:
+    """The trip that this step answered; again where its answer has changed, as when a resize was refused."""
+    if after.trip is None or (after.trip, after.remedy, after.reason) == (before.trip, before.remedy, before.reason):
         return None
-    return StoredTrip(after.trip, after.remedy or "hold", after.reason)
+    return StoredTrip(after.trip, after.remedy or RemedyKind.HOLD, after.reason)

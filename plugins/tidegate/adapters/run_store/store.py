@@ -6,88 +6,98 @@ Not here: what to write (`core`), when (`control`).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final, Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tidegate.adapters.run_store import tables
+from tidegate.adapters.run_store.database import Database
 from tidegate.adapters.run_store.records import Attempt, Run, RunState, StoredSlot, StoredTrip
-from tidegate.core.baseline import Baseline, BaselineKey
+from tidegate.core.baseline import Baseline, BaselineKey, FinishedRun
 from tidegate.core.contract import Plan, ProbeReport, Source, Suspect, Trip, WorkerReport
-from tidegate.core.errors import FixConfig, RetryLater
+from tidegate.core.errors import FixConfig, NeedsHuman, RetryLater
 from tidegate.core.slot import SlotState
-
-BUSY_SECONDS: Final = 30.0
-MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
 class Conflict(RetryLater):
     """Somebody else has written since this was read: read again, decide again."""
 
 
+class JobTaken(NeedsHuman):
+    """Another run works on the job."""
+
+    def __init__(self, job: str, run_id: str) -> None:
+        super().__init__(
+            f"job {job} is being run by {run_id}: clear that run instead of starting another. If it is gone for good,"
+            f" start this one with resume_of = {run_id}"
+        )
+        self.run_id = run_id
+
+
 class RunStore:
     """One database of runs. Safe to share between threads; each process opens its own."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     def open(cls, url: str) -> Self:
         """The store at `url`, brought to the newest schema."""
-        try:
-            engine = sa.create_engine(url, pool_pre_ping=True, **_options(url))
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
-            raise FixConfig(
-                f"the run store's URL is no database URL that can be opened here ({type(error).__name__});"
-                " set TIDEGATE_RUN_STORE_URL, for example to sqlite:////var/lib/tidegate/runs.sqlite or to"
-                " postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
-            ) from None
-        if engine.dialect.name not in ("sqlite", "postgresql"):
-            raise FixConfig(f"the run store speaks SQLite and PostgreSQL, not {engine.dialect.name}")
-        if engine.dialect.name == "sqlite":
-            sa.event.listen(engine, "connect", _set_up_sqlite)
-            sa.event.listen(engine, "begin", _begin_immediate)
-        _migrate(engine)
-        return cls(engine)
-
-    @property
-    def on_one_host(self) -> bool:
-        """Whether only processes of this host can share it."""
-        return self._engine.dialect.name == "sqlite"
+        return cls(Database.open(url))
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
-    def create_run(self, run: Run) -> Run:
-        """Store `run`, or return what is stored under its id: a repeated task starts nothing twice."""
-        values = _run_row(run)
-        with self._begin() as connection:
-            connection.execute(self._insert(tables.runs).values(values).on_conflict_do_nothing())
-            return _run(connection.execute(sa.select(tables.runs).filter_by(run_id=run.run_id)).one())
+    def enter_run(self, run: Run) -> Run:
+        """Store `run` as the one that works on its job, or reopen what is stored under its id.
+
+        The run that it resumes is over thereby, whatever its record says; any other that is running keeps the job.
+        """
+        job = job_key(run.source)
+        is_running = tables.runs.c.state == RunState.RUNNING.value
+        with self._database.writing() as connection:
+            self._database.lock_job(connection, job)
+            if run.resume_of is not None:
+                connection.execute(
+                    sa.update(tables.runs)
+                    .where(tables.runs.c.run_id == run.resume_of, tables.runs.c.job == job, is_running)
+                    .values(state=RunState.FAILED.value, ended_at=run.created_at)
+                )
+            others = sa.select(tables.runs.c.run_id).where(
+                tables.runs.c.job == job, is_running, tables.runs.c.run_id != run.run_id
+            )
+            if other := connection.execute(others).scalar():
+                raise JobTaken(run.source.job, other)
+            connection.execute(self._database.insert(tables.runs).values(_run_row(run)).on_conflict_do_nothing())
+            mine = tables.runs.c.run_id == run.run_id
+            connection.execute(sa.update(tables.runs).where(mine).values(state=RunState.RUNNING.value, ended_at=None))
+            return _run(connection.execute(sa.select(tables.runs).where(mine)).one())
 
     def run(self, run_id: str) -> Run | None:
-        with self._begin() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(sa.select(tables.runs).filter_by(run_id=run_id)).one_or_none()
         return _run(row) if row else None
 
     def runs(self, *, pipeline: str | None = None, source: Source | None = None, at_most: int = 50) -> list[Run]:
         """The newest runs first."""
-        query = sa.select(tables.runs).order_by(tables.runs.c.created_at.desc()).limit(at_most)
+        query = sa.select(tables.runs).order_by(tables.runs.c.created_at.desc(), tables.runs.c.run_id).limit(at_most)
         if pipeline is not None:
             query = query.where(tables.runs.c.pipeline == pipeline)
         if source is not None:
             query = query.where(tables.runs.c.job == job_key(source))
-        with self._begin() as connection:
+        with self._database.reading() as connection:
             return [_run(row) for row in connection.execute(query)]
 
-    def save_plan(self, run_id: str, plan: Plan) -> None:
-        self._update_run(run_id, plan=plan.to_json(), model_version=plan.model_version)
+    def save_plan(self, run_id: str, plan: Plan, slots: Sequence[SlotState] = ()) -> None:
+        """Store the plan with the first state of every slot; a slot that is stored already stays as it is."""
+        with self._database.writing() as connection:
+            _update_run(connection, run_id, plan=plan.to_json(), model_version=plan.model_version)
+            for state in slots:
+                row = {**_slot_row(state), "revision": 0}
+                connection.execute(self._database.insert(tables.slots).values(row).on_conflict_do_nothing())
 
     def save_probe_report(self, run_id: str, report: ProbeReport) -> None:
         self._update_run(run_id, probe_report=report.to_json())
@@ -103,39 +113,38 @@ class RunStore:
         limit: int | None = self._run_column(run_id, tables.runs.c.probe_limit_bytes)
         return limit
 
-    def end_run(self, run_id: str, state: RunState, at: float, summary: str) -> None:
-        self._update_run(run_id, state=state.value, ended_at=at, summary=summary)
+    def end_run(
+        self, run_id: str, state: RunState, at: float, summary: str, lesson: tuple[BaselineKey, FinishedRun] | None
+    ) -> None:
+        """Store how a run ended; it teaches its baseline once, however often it is reopened and ended again."""
+        with self._database.writing() as connection:
+            _update_run(connection, run_id, state=state.value, ended_at=at, summary=summary)
+            if lesson is None:
+                return
+            untaught = sa.update(tables.runs).where(tables.runs.c.run_id == run_id, tables.runs.c.taught_at.is_(None))
+            if connection.execute(untaught.values(taught_at=at)).rowcount == 1:
+                self._teach(connection, *lesson, at)
 
     def reopen_run(self, run_id: str) -> None:
         self._update_run(run_id, state=RunState.RUNNING.value, ended_at=None)
 
     def _run_column(self, run_id: str, column: sa.Column[Any]) -> Any:
-        with self._begin() as connection:
+        with self._database.reading() as connection:
             return connection.execute(sa.select(column).where(tables.runs.c.run_id == run_id)).scalar_one_or_none()
 
     def _update_run(self, run_id: str, **values: Any) -> None:
-        with self._begin() as connection:
-            changed = connection.execute(sa.update(tables.runs).where(tables.runs.c.run_id == run_id).values(**values))
-            if changed.rowcount != 1:
-                raise FixConfig(f"there is no run {run_id}; `tidegate runs` lists them")
+        with self._database.writing() as connection:
+            _update_run(connection, run_id, **values)
 
     # -- slots ---------------------------------------------------------------------------------------------------------
 
-    def create_slot(self, state: SlotState) -> StoredSlot:
-        """Store the first state of a slot, or return what is stored already."""
-        with self._begin() as connection:
-            connection.execute(
-                self._insert(tables.slots).values({**_slot_row(state), "revision": 0}).on_conflict_do_nothing()
-            )
-            return _slot(connection.execute(_slot_query(state.run_id, state.slot)).one())
-
     def slot(self, run_id: str, slot: int) -> StoredSlot | None:
-        with self._begin() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(_slot_query(run_id, slot)).one_or_none()
         return _slot(row) if row else None
 
     def slots(self, run_id: str) -> list[StoredSlot]:
-        with self._begin() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(sa.select(tables.slots).filter_by(run_id=run_id).order_by(tables.slots.c.slot))
             return [_slot(row) for row in rows]
 
@@ -153,7 +162,7 @@ class RunStore:
 
         Raises Conflict where the slot has moved since `before` was read; then nothing is written.
         """
-        with self._begin() as connection:
+        with self._database.writing() as connection:
             changed = connection.execute(
                 sa.update(tables.slots)
                 .where(
@@ -168,12 +177,17 @@ class RunStore:
             if attempt is not None:
                 row = _attempt_row(attempt)
                 connection.execute(
-                    self._insert(tables.attempts)
+                    self._database.insert(tables.attempts)
                     .values(row)
                     .on_conflict_do_update(index_elements=[tables.attempts.c.pod_uid], set_=row)
                 )
             if trip is not None:
-                connection.execute(self._insert(tables.trips).values(_trip_row(trip)).on_conflict_do_nothing())
+                row = _trip_row(trip)
+                connection.execute(
+                    self._database.insert(tables.trips)
+                    .values(row)
+                    .on_conflict_do_update(index_elements=list(tables.trips.primary_key), set_=row)
+                )
             if (struck or cleared) and attempt is not None:
                 self._note_suspects(connection, attempt, struck, cleared)
         return StoredSlot(after, before.revision + 1)
@@ -184,17 +198,17 @@ class RunStore:
         query = sa.select(tables.attempts).filter_by(run_id=run_id).order_by(tables.attempts.c.created_at)
         if slot is not None:
             query = query.where(tables.attempts.c.slot == slot)
-        with self._begin() as connection:
+        with self._database.reading() as connection:
             return [_attempt(row) for row in connection.execute(query)]
 
     def trips(self, run_id: str) -> list[StoredTrip]:
-        with self._begin() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(sa.select(tables.trips).filter_by(run_id=run_id).order_by(tables.trips.c.at))
             return [StoredTrip(Trip.from_json(row.trip), row.remedy, row.remedy_reason) for row in rows]
 
     def suspects(self, source: Source) -> list[Suspect]:
         query = sa.select(tables.suspects).filter_by(job=job_key(source)).order_by(tables.suspects.c.noted_at)
-        with self._begin() as connection:
+        with self._database.reading() as connection:
             return [Suspect.model_validate_json(row.suspect) for row in connection.execute(query)]
 
     def _note_suspects(
@@ -214,7 +228,7 @@ class RunStore:
             }
             keys = [tables.suspects.c.job, tables.suspects.c.image_id]
             connection.execute(
-                self._insert(tables.suspects).values(row).on_conflict_do_update(index_elements=keys, set_=row)
+                self._database.insert(tables.suspects).values(row).on_conflict_do_update(index_elements=keys, set_=row)
             )
         if cleared:
             connection.execute(
@@ -224,41 +238,18 @@ class RunStore:
     # -- baselines -----------------------------------------------------------------------------------------------------
 
     def baseline(self, key: BaselineKey) -> Baseline | None:
-        with self._begin() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(sa.select(tables.baselines).filter_by(**key.model_dump())).one_or_none()
         return Baseline.from_json(row.baseline) if row else None
 
-    def save_baseline(self, before: Baseline | None, after: Baseline) -> None:
-        """Replace the baseline that `after` was made from; raises Conflict where another run was quicker."""
-        key = after.key.model_dump()
-        row = {**key, "baseline": after.to_json(), "updated_at": time.time()}
-        with self._begin() as connection:
-            if before is None:
-                made = connection.execute(self._insert(tables.baselines).values(row).on_conflict_do_nothing())
-            else:
-                same = [tables.baselines.c[name] == value for name, value in key.items()]
-                made = connection.execute(
-                    sa.update(tables.baselines)
-                    .where(*same, tables.baselines.c.baseline == before.to_json())
-                    .values(row)
-                )
-            if made.rowcount != 1:
-                raise Conflict(f"another run has updated the baseline of {after.key.pipeline}")
-
-    # -- the database --------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _begin(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except sa.exc.OperationalError as error:
-            # The message of the driver quotes neither values nor the URL's password.
-            raise RetryLater(f"the run store does not answer: {error.orig}", delay_seconds=5.0) from None
-
-    def _insert(self, table: sa.Table) -> Any:
-        insert = sqlite.insert if self.on_one_host else postgresql.insert
-        return insert(table)
+    def _teach(self, connection: sa.Connection, key: BaselineKey, run: FinishedRun, at: float) -> None:
+        mine = [tables.baselines.c[name] == value for name, value in key.model_dump().items()]
+        first = {**key.model_dump(), "baseline": Baseline(key=key).to_json(), "updated_at": at}
+        connection.execute(self._database.insert(tables.baselines).values(first).on_conflict_do_nothing())
+        # Locked: two runs that end at once teach one after the other.
+        known = connection.execute(sa.select(tables.baselines.c.baseline).where(*mine).with_for_update()).scalar_one()
+        learnt = Baseline.from_json(known).observe(run).to_json()
+        connection.execute(sa.update(tables.baselines).where(*mine).values(baseline=learnt, updated_at=at))
 
 
 def job_key(source: Source) -> str:
@@ -266,49 +257,10 @@ def job_key(source: Source) -> str:
     return f"{source.kind}:{source.uri or ''}:{source.job}"[-253:]
 
 
-def _options(url: str) -> dict[str, Any]:
-    if url.startswith("sqlite"):
-        return {"connect_args": {"timeout": BUSY_SECONDS}}
-    return {"pool_size": 2, "max_overflow": 4, "pool_recycle": 300}
-
-
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    # Transactions are begun by `_begin_immediate`, not by the driver at the first write, which could then be refused.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _migrate(engine: sa.Engine) -> None:
-    if _is_newest(engine):
-        return
-    # Imported late: every task opens the store, and all but the first find it migrated.
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            # Several tasks may open a new store at once; the second waits and finds it migrated.
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7146203)")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-
-def _is_newest(engine: sa.Engine) -> bool:
-    with engine.connect() as connection:
-        if not sa.inspect(connection).has_table(tables.SCHEMA_TABLE):
-            return False
-        found = connection.execute(sa.text(f"SELECT version_num FROM {tables.SCHEMA_TABLE}")).scalar()  # noqa: S608
-    return found == tables.NEWEST_REVISION
+def _update_run(connection: sa.Connection, run_id: str, **values: Any) -> None:
+    changed = connection.execute(sa.update(tables.runs).where(tables.runs.c.run_id == run_id).values(**values))
+    if changed.rowcount != 1:
+        raise FixConfig(f"there is no run {run_id}; `tidegate runs` lists them")
 
 
 def _run_row(run: Run) -> dict[str, Any]:
@@ -332,7 +284,7 @@ def _run_row(run: Run) -> dict[str, Any]:
 
 def _run(row: sa.Row[Any]) -> Run:
     values = dict(row._mapping)
-    for stored_beside in ("job", "probe_limit_bytes", "probe_report"):
+    for stored_beside in ("job", "probe_limit_bytes", "probe_report", "taught_at"):
         del values[stored_beside]
     return Run(
         **{
@@ -380,6 +332,7 @@ def _trip_row(stored: StoredTrip) -> dict[str, Any]:
         "run_id": stored.trip.run_id,
         "slot": stored.trip.slot,
         "generation": stored.trip.generation,
+        "cause": stored.trip.cause.value,
         "at": stored.trip.at,
         "trip": stored.trip.to_json(),
         "remedy": stored.remedy,

@@ -32,6 +32,8 @@ runs = Table(
     Column("probe_report", Text),
     Column("plan", Text),
     Column("summary", Text),
+    # When the run taught its baseline.
+    Column("taught_at", Float),
     Index("tidegate_runs_by_job", "job", "created_at"),
     Index("tidegate_runs_by_pipeline", "pipeline", "created_at"),
 )
@@ -75,6 +77,8 @@ trips = Table(
     Column("run_id", String(250), primary_key=True),
     Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("generation", Integer, primary_key=True, autoincrement=False),
+    # A trip that was only held, and the kill that came of it, share a generation.
+    Column("cause", String(32), primary_key=True),
     Column("at", Float, nullable=False),
     Column("trip", Text, nullable=False),
     Column("remedy", String(32), nullable=False),

@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("probe_report", sa.Text),
         sa.Column("plan", sa.Text),
         sa.Column("summary", sa.Text),
+        sa.Column("taught_at", sa.Float),
     )
     op.create_index("tidegate_runs_by_job", "tidegate_runs", ["job", "created_at"])
     op.create_index("tidegate_runs_by_pipeline", "tidegate_runs", ["pipeline", "created_at"])
@@ -64,6 +65,7 @@ def upgrade() -> None:
         sa.Column("run_id", sa.String(250), sa.ForeignKey("tidegate_runs.run_id"), primary_key=True),
         sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("cause", sa.String(32), primary_key=True),
         sa.Column("at", sa.Float, nullable=False),
         sa.Column("trip", sa.Text, nullable=False),
         sa.Column("remedy", sa.String(32), nullable=False),
