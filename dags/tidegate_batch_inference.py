@@ -149,28 +149,25 @@ def tidegate_batch_inference() -> None:
         return tasks.resolve(context["params"], dag_id=context["dag"].dag_id, dag_run_id=context["run_id"])
 
     @task(retry_policy=BySlotState())
-    def plan(run_id: str) -> list[int]:
-        return tasks.plan(run_id)
+    def plan(run: str) -> list[int]:
+        return tasks.plan(run)
 
     @task_group
-    def inference(run_id: str, slots: Any) -> None:
-        InferencePodOperator.partial(task_id="infer", run_id=run_id).expand(slot=slots)
-        MemoryBreakerSensor(task_id="breaker", run_id=run_id)
+    def inference(run: str, slots: Any) -> None:
+        InferencePodOperator.partial(task_id="infer", run_id=run).expand(slot=slots)
+        MemoryBreakerSensor(task_id="breaker", run_id=run)
 
     @task(trigger_rule=TriggerRule.ALL_DONE, retries=tasks.VERIFY_RETRIES, retry_policy=BySlotState())
-    def verify(run_id: str) -> str:
-        return tasks.verify(run_id)
+    def verify(run: str) -> str:
+        return tasks.verify(run)
 
-    @task(trigger_rule=TriggerRule.ALL_DONE)
-    def report(run_id: str) -> None:
-        tasks.report(run_id)
+    @task(trigger_rule=TriggerRule.ALL_DONE, retry_policy=BySlotState())
+    def report(run: str) -> None:
+        tasks.report(run)
 
-    run_id = resolve()
     probe = ProbePodOperator(task_id="probe", run_id=RUN_ID)
     slots = plan(RUN_ID)
-    group = inference(RUN_ID, slots)
-    verified = verify(RUN_ID)
-    chain(run_id, probe, slots, group, verified, report(RUN_ID))
+    chain(resolve(), probe, slots, inference(RUN_ID, slots), verify(RUN_ID), report(RUN_ID))
 
 
 tidegate_batch_inference()

@@ -5,7 +5,6 @@ A task may run again at any time, by retry or by Clear: each finds what it did b
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from tidegate.adapters.sources import JobStanding, count
 from tidegate.control import closing, opening, planning
 from tidegate.control.runs import Request, open_store, planned
 from tidegate.core.contract import GIB, MIB
-from tidegate.core.errors import FixConfig, RetryLater
+from tidegate.core.errors import FixConfig, NeedsHuman, RetryLater
 from tidegate.core.slot import Phase
 
 log = logging.getLogger(__name__)
@@ -87,8 +86,11 @@ def verify(run_id: str) -> str:
     return words
 
 
-def report(run_id: str) -> dict[str, Any]:
-    """Store and show the run's numbers, however it ended."""
+def report(run_id: str) -> None:
+    """Store and show the run's numbers, however it ended; fails where it is not proven complete.
+
+    It is the last task of the run, so that its state is the run's.
+    """
     settings, now = configuration(), time.time()
     store = open_store(settings)
     run = store.run(run_id)
@@ -109,5 +111,7 @@ def report(run_id: str) -> dict[str, Any]:
     summary = closing.summarise(run, store, counted, state, now)
     closing.close(run, store, summary, store.probe_report(run_id), now)
     log.info("%s", closing.in_words(summary, store.trips(run_id)))
-    stored: dict[str, Any] = json.loads(json.dumps(summary, default=vars))
-    return stored
+    if state is not RunState.DONE and not Request.from_json(run.request).dry_run:
+        raise NeedsHuman(
+            f"run {run_id} is {state.value.replace('_', ' ')}: {summary.acked} of {summary.images} answered"
+        )
