@@ -242,6 +242,14 @@ class FetchSettings(Group):
     allowed_networks: Words = Field(
         (), description="Private networks (CIDR) that images may come from; link-local is always refused."
     )
+    image_roots: Words = Field(
+        (),
+        description="Folders and bucket prefixes (`/data`, `s3://bucket/prefix`) from which manifests may name images"
+        " and be read; http(s) needs none.",
+    )
+    image_base_path: Path | None = Field(
+        None, validation_alias="AMI_IMAGE_BASE_PATH", description="One more such folder."
+    )
     image_ca_certs: Path | None = Field(None, description="Certificates of the authority that signed image hosts'.")
     decode: Literal["exact", "fast"] = Field(
         "exact", description="`fast` decodes JPEGs at 1/2, 1/4 or 1/8: less memory, other pixels."
@@ -250,6 +258,10 @@ class FetchSettings(Group):
     nvjpeg: bool = Field(False, description="Decode JPEGs on the GPU; differs from libjpeg by a rounding step.")
     max_pixels: Count = Field(250_000_000, description="Larger images are refused before decoding.")
     max_file_bytes: ByteSize = Field(ByteSize(512 * MIB), description="Larger files are refused while downloading.")
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        return self.image_roots + ((str(self.image_base_path.resolve()),) if self.image_base_path else ())
 
 
 class ManifestSettings(Group):
@@ -263,11 +275,8 @@ class ManifestSettings(Group):
         " file in the output folder.",
     )
     ledger_url_file: Path | None = Field(None, description="A file with that URL, for one that holds a password.")
-    image_base_path: Path | None = Field(
-        None,
-        validation_alias=_peer("IMAGE_BASE_PATH", "IMAGE_BASE_PATH"),
-        description="The only folder from which a manifest may name local files.",
-    )
+    part_format: Literal["jsonl", "parquet"] = Field("jsonl", description="Format of the part files.")
+    chunk_rows: Count = Field(256, description="Images a part holds; fixed with a job's first start.")
 
     @property
     def ledger(self) -> str | None:

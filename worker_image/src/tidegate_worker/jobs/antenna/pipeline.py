@@ -24,6 +24,8 @@ class AntennaAlgorithm:
     uri: str = ""
     #: The category map in index order; for classifiers.
     labels: Sequence[str] = ()
+    #: Of all labels, as Antenna names ranks: SPECIES, ORDER, ...
+    taxon_rank: str = ""
 
     @property
     def detects(self) -> bool:
@@ -67,8 +69,9 @@ class AntennaPipeline:
 
 def _algorithm_payload(algorithm: AntennaAlgorithm) -> dict[str, Any]:
     labels = list(algorithm.labels)
+    rank = {"taxon_rank": algorithm.taxon_rank} if algorithm.taxon_rank else {}
     category_map = {
-        "data": [{"index": index, "label": label} for index, label in enumerate(labels)],
+        "data": [{"index": index, "label": label, **rank} for index, label in enumerate(labels)],
         "labels": labels,
         "version": algorithm.version_name or str(algorithm.version),
         "description": algorithm.description,
