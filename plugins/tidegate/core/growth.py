@@ -185,8 +185,10 @@ class Growth:
         known = not self.warming_up and recent[-1].time - self._warm_at >= policy.warm_up_seconds
         if known and not with_load:
             few = policy.rises_in_a_row_unexplained
-            rising = all(recent[-n].memory > recent[-n - 1].memory for n in range(1, min(few, len(recent) - 1) + 1))
-            if rising and (reach := self._row(few, blind, horizon, with_load)):
+            pairs = [(recent[-n - 1], recent[-n]) for n in range(1, min(few, len(recent) - 1) + 1)]
+            # Where memory itself does not follow, it may only be late in giving up what credits have left.
+            follows = all(after.memory - before.memory >= (after.judged - before.judged) / 2 for before, after in pairs)
+            if follows and (reach := self._row(few, blind, horizon, with_load)):
                 return reach
         return self._row(policy.rises_in_a_row, blind, horizon, with_load)
 
