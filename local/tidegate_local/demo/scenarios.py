@@ -26,7 +26,7 @@ SCENARIOS: Final = {
             "leak",
             "memory grows with every image; the breaker raises the limit in place before the kernel kills",
             kind="mixed",
-            images=600,
+            images=300,
             pipeline="tidegate_demo_leak",
             params={"cap_gib": 4},
         ),

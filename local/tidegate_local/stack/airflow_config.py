@@ -21,8 +21,8 @@ RESULTS_CLAIM: Final = "results"
 #: The misbehaving twins of the demo pipeline in demo_pipelines.yaml, by what makes them misbehave.
 DEMO_PIPELINES: Final = {
     "tidegate_demo_leak": {
-        "TIDEGATE_DEMO_LEAK_BYTES_PER_IMAGE": "2MiB",
-        "TIDEGATE_DEMO_INFER_SECONDS_PER_IMAGE": "0.15",
+        "TIDEGATE_DEMO_LEAK_BYTES_PER_IMAGE": "6MiB",
+        "TIDEGATE_DEMO_INFER_SECONDS_PER_IMAGE": "0.1",
     },
     "tidegate_demo_slow": {"TIDEGATE_DEMO_INFER_SECONDS_PER_IMAGE": "0.5"},
 }

@@ -76,7 +76,7 @@ def summarise(run: Run, store: RunStore, count: JobCount | None, state: RunState
         run_id=run.run_id,
         state=state.value,
         images=count.total if count else None,
-        acked=sum(each.report.acked for each in attempts if each.report),
+        acked=_acked(attempts, count),
         failed=sum(each.report.failed for each in attempts if each.report),
         quarantined=sum(each.report.quarantined for each in attempts if each.report),
         attempts=len(attempts),
@@ -150,6 +150,13 @@ def in_words(summary: Summary, trips: list[StoredTrip]) -> str:
             f"- {stored.remedy_reason}",
         ]
     return "\n".join(lines)
+
+
+def _acked(attempts: list[Attempt], count: JobCount | None) -> int:
+    """The source's own count, which knows of the probe's images too; the pods' where the source is silent."""
+    if count is not None and count.done is not None:
+        return count.done - (count.failed or 0)
+    return sum(each.report.acked for each in attempts if each.report)
 
 
 def _memory_time(attempts: list[Attempt], now: float) -> tuple[float, float]:

@@ -194,7 +194,7 @@ class InferencePodOperator(WorkerPodOperator):
         now = time.time()
         attempts = {each.pod_uid: each for each in store.attempts(self.run_id, self.slot)}
         attempt = attempts.get(pod_uid)
-        limit = max(attempt.limit_bytes if attempt else state.limit_bytes, state.limit_bytes)
+        limit = attempt.limit_bytes if attempt else state.limit_bytes
         generation = state.generation
         trip = None
         if verdict.end is End.MEMORY:
@@ -204,7 +204,8 @@ class InferencePodOperator(WorkerPodOperator):
                 slot=self.slot,
                 generation=generation,
                 pod_uid=pod_uid,
-                limit_bytes=report.limit_bytes if report and report.limit_bytes else limit,
+                # A resize may have raised it since the pod was created.
+                limit_bytes=report.limit_bytes if report and report.limit_bytes else max(limit, state.limit_bytes),
                 at=now,
             )
         ended = PodEnded(
