@@ -22,7 +22,7 @@ from tests.worker.jobs.antenna_host import JSON, AntennaHost, accept_all, named
 from tests.worker.jobs.demo_server import wait_until
 from tests.worker.jobs.http_host import Host, Request, response
 
-from tidegate.core.errors import ContractMismatch, FixConfig, RetryLater
+from tidegate.core.errors import FixConfig, RetryLater
 from tidegate_worker.jobs.antenna.api import AntennaAccess
 from tidegate_worker.jobs.antenna.job import AntennaJob, AntennaLimits
 from tidegate_worker.jobs.antenna.poster import PostLimits
@@ -269,7 +269,7 @@ def test_a_server_that_refuses_everything_makes_no_image_an_error(job: AntennaJo
     assert not job.flush(5)
     assert antenna.accepted == []
     assert job.outstanding() == 20
-    with pytest.raises(ContractMismatch, match="refuses"):
+    with pytest.raises(FixConfig, match="refuses"):
         job.lease(1)
 
 
@@ -508,7 +508,7 @@ def test_contract_breaks_are_raised_and_the_rest_is_taken_over(job: AntennaJob, 
     antenna.task(2, sequence=2)
     first, second = lease(job, 2)
     wrong = Answer(first, Prediction((Detection((0, 0, 1, 1), 0.5, "unknown"),)))
-    with pytest.raises(ContractMismatch):
+    with pytest.raises(FixConfig):
         job.answer([wrong, answered(second)], lambda _: None)
     assert job.flush(5)
     assert [named(result) for _, result in antenna.accepted] == ["2"]

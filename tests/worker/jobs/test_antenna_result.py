@@ -20,7 +20,7 @@ from tests.worker.jobs.answers import (
     failed,
 )
 
-from tidegate.core.errors import ContractMismatch, FixConfig
+from tidegate.core.errors import FixConfig
 from tidegate_worker.jobs.antenna.pipeline import AntennaPipeline
 from tidegate_worker.jobs.antenna.result import checked, result_chunks, strongest
 from tidegate_worker.ports import Answer, Failure, Prediction, Task
@@ -95,7 +95,7 @@ def test_a_score_that_is_no_number_makes_an_error_of_that_image(bad: float) -> N
     ],
 )
 def test_an_answer_that_does_not_fit_the_catalogue_stops_the_worker(wrong: Any) -> None:
-    with pytest.raises(ContractMismatch):
+    with pytest.raises(FixConfig):
         checked(answered(TASK, wrong), PIPELINE)
 
 

@@ -217,7 +217,7 @@ class ManifestJob:
             self._wake.set()
 
     def _save(self, chunk: int, rows: Sequence[tuple[int, Answer]]) -> list[Answer]:
-        """The answers that need nothing more from this worker: all, once they are durable or somebody else's to give."""
+        """The answers that need nothing more from here: all, once they are durable or somebody else's to give."""
         with self._lock:
             held = self._held.get(chunk)
             if held is None:
