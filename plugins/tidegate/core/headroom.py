@@ -43,7 +43,7 @@ _RETRY_OVERSHOOT: Final = 1.15
 #: Peaks repeat to the page, not to the byte.
 _MARGIN: Final = 1.001
 #: While the book is younger than this, a kill counts for more: little is known of what surprises to expect.
-_YOUNG_RUNS: Final = 300.0
+_YOUNG_RUNS: Final = 500.0
 #: However long no kill came it costs something, and however many came never so much that nothing can run.
 _LEAST_PRICE_RUNS: Final = 1e-3
 _MOST_PRICE_RUNS: Final = 1e9
@@ -63,7 +63,7 @@ class HeadroomPolicy:
     #: Share of a run that is done again after a kill: small with resume, one without.
     lost_ratio: float = 0.02
     #: Share of runs that may meet a kill.
-    kill_budget_ratio: float = 0.025
+    kill_budget_ratio: float = 0.024
     #: The first price of a kill, in mean runs; the budget moves it from there.
     first_price_runs: float = 2.0
     #: How fast the price follows: the logarithm it gains with one kill.
