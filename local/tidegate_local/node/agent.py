@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -188,14 +189,18 @@ class Agent:
     # -- placing
 
     async def _schedule(self) -> None:
+        took_seconds = 0.0
         while True:
             await self._pods_changed.wait()
-            await asyncio.sleep(_SCHEDULING_DELAY_SECONDS)
+            # With many waiting, placing must leave most of the time to whoever asks for something.
+            await asyncio.sleep(max(_SCHEDULING_DELAY_SECONDS, 10 * took_seconds))
             self._pods_changed.clear()
+            began = time.perf_counter()
             try:
                 self._place_waiting()
             except Exception:  # noqa: BLE001 - logged; one pod that cannot be placed must not hold back the rest
                 _log.exception("placing pods failed")
+            took_seconds = time.perf_counter() - began
 
     def _place_waiting(self) -> None:
         services = self._services

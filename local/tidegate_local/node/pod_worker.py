@@ -58,7 +58,7 @@ class PodWorker:
         self._initials = self._make_slots(pod["spec"].get("initContainers") or [])
         self._resizer = Resizer(services, pod)
         self._group: Group | None = None
-        self._shutdown_at: float | None = None
+        self._shutdown: tuple[float, float] | None = None
         self._refused: Verdict | None = None
         if self._folder.exists():
             self._group = noted_group(self._folder, services)
@@ -81,8 +81,8 @@ class PodWorker:
         self._wake.set()
 
     def shut_down(self, grace_seconds: float) -> None:
-        """The node goes down: end the pod."""
-        self._shutdown_at = time.time() + grace_seconds
+        """The node goes down: end the pod, in its own grace or this one, whichever is shorter."""
+        self._shutdown = time.time(), grace_seconds
         self.poke()
 
     def groups(self) -> Mapping[str, Group]:
@@ -223,13 +223,14 @@ class PodWorker:
         if self._refused is not None:
             stops.append(_Stop(self._refused, now))
         deadline = self._deadline_at(pod)
+        grace = float(pod["spec"]["terminationGracePeriodSeconds"])
         if deadline is not None and deadline <= now:
-            grace = float(pod["spec"]["terminationGracePeriodSeconds"])
             stops.append(_Stop(_DEADLINE, (self._asked_to_end_at() or now) + grace))
         if "deletionTimestamp" in metadata:
             stops.append(_Stop(None, datetime.fromisoformat(metadata["deletionTimestamp"]).timestamp()))
-        if self._shutdown_at is not None:
-            stops.append(_Stop(_SHUTDOWN, self._shutdown_at))
+        if self._shutdown is not None:
+            began_at, most_seconds = self._shutdown
+            stops.append(_Stop(_SHUTDOWN, began_at + min(grace, most_seconds)))
         if not stops:
             return None
         verdicts = [stop.verdict for stop in stops if stop.verdict is not None]

@@ -291,7 +291,11 @@ def _source(mount: dict[str, Any]) -> int:
         except FileNotFoundError:
             if not mount["creates"]:
                 raise
+            # Whoever runs here is not who made the folder: it is open to all, as the volume itself is. By umask, for
+            # a chmod by name could be led elsewhere by a link.
+            before = os.umask(0)
             os.mkdir(step, 0o777, dir_fd=descriptor)
+            os.umask(before)
             inner = os.open(step, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
         if stat.S_ISLNK(os.fstat(inner).st_mode):
             raise OSError(errno.ELOOP, f"{mount['source']}/{mount['inside']}: links are not followed in volumes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 _SUFFIXES: Final = {
@@ -21,8 +22,13 @@ _QUANTITY: Final = re.compile(
 
 def quantity(value: Any) -> Decimal:
     """The number that `value` stands for, or ValueError in the words of the API server."""
-    match = _QUANTITY.fullmatch(str(value).strip())
-    if match is None or isinstance(value, bool):
+    return _parsed("" if isinstance(value, bool) else str(value).strip())
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Decimal:
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
         raise ValueError("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")
     number, suffix = Decimal(match["number"]), match["suffix"] or ""
     if suffix in _SUFFIXES:

@@ -53,8 +53,9 @@ class Resources:
 
     def create(self, target: Target, body: Json, *, dry_run: bool = False) -> Json:
         kind = target.kind
-        item = _named(kind, _without_nulls(_object(body)))
+        item = _without_nulls(_object(body))
         metadata = item["metadata"]
+        self._name(kind, target.namespace, metadata)
         if kind.namespaced:
             if metadata.setdefault("namespace", target.namespace) != target.namespace:
                 raise refusals.bad_request(
@@ -164,6 +165,17 @@ class Resources:
             self.delete(Target(kind, namespace, item["metadata"]["name"]), options)
         return doomed
 
+    def _name(self, kind: Kind, namespace: str, metadata: Json) -> None:
+        """A name made from generateName is one that is free."""
+        prefix = metadata.get("generateName")
+        while not metadata.get("name") and isinstance(prefix, str):
+            name = prefix[:58] + "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
+            if self.store.find(kind, namespace, name) is None:
+                metadata["name"] = name
+        if not metadata.get("name"):
+            cause = Cause("metadata.name", "FieldValueRequired", "name or generateName is required")
+            raise refusals.invalid(kind.name, "", cause)
+
     def _require_account(self, pod: Json) -> None:
         namespace, name = pod["metadata"]["namespace"], pod["spec"]["serviceAccountName"]
         if self.store.find(SERVICE_ACCOUNTS, namespace, name) is None:
@@ -175,17 +187,6 @@ def _object(body: Any) -> Json:
     if not isinstance(body, dict) or not isinstance(body.get("metadata", {}), dict):
         raise refusals.bad_request("the body of the request must be an object with metadata")
     return {**body, "metadata": dict(body.get("metadata") or {})}
-
-
-def _named(kind: Kind, item: Json) -> Json:
-    metadata = item["metadata"]
-    if not metadata.get("name") and isinstance(metadata.get("generateName"), str):
-        suffix = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
-        metadata["name"] = metadata["generateName"][:58] + suffix
-    if not metadata.get("name"):
-        cause = Cause("metadata.name", "FieldValueRequired", "name or generateName is required")
-        raise refusals.invalid(kind.name, "", cause)
-    return item
 
 
 def _refuse_other_identity(kind: Kind, current: Json, desired: Json) -> None:

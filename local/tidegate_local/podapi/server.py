@@ -247,8 +247,8 @@ async def _healthy(_: web.Request) -> web.Response:
     return web.Response(text="ok")
 
 
-async def _review(request: web.Request) -> web.Response:
-    return _json(discovery.access_review(await _body(request)), 201)
+async def _review(_: web.Request) -> web.Response:
+    return _json(discovery.access_review(), 201)
 
 
 def _key(stored: Stored) -> tuple[str, str]:
