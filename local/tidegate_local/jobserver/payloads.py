@@ -27,7 +27,7 @@ class FloatList(list[float]):
 
     @classmethod
     def _validate(cls, value: Any) -> list[float]:
-        if isinstance(value, list) and set(map(type, value)) <= {float}:
+        if isinstance(value, list) and set(map(type, value)) <= {float, int}:
             return value
         return parse_obj_as(list[float], value)
 
