@@ -73,7 +73,9 @@ class Staging:
         self._ahead: set[str] = set()
         self._spent: dict[str, Path] = {}
         self._found = self._find()
-        self._largest_bytes = _FIRST_GUESS_BYTES
+        #: What a file is expected to need: the largest seen, until then a guess.
+        self._expected_bytes = min(_FIRST_GUESS_BYTES, budget_bytes // 8)
+        self._largest_bytes = 0
         self._paused = False
         self._check_room()
 
@@ -103,7 +105,7 @@ class Staging:
             raise
         with self._changed:
             self._used[key] = size_bytes
-            self._largest_bytes = max(self._largest_bytes, size_bytes)
+            self._largest_bytes = self._expected_bytes = max(self._largest_bytes, size_bytes)
             self._changed.notify_all()
         return StagedFile(key=key, path=path, size_bytes=size_bytes)
 
@@ -137,7 +139,7 @@ class Staging:
                 self._changed.wait(_LOOK_SECONDS)
             self._ahead.add(key)
             found = self._found.get(key)
-            self._used[key] = found.size_bytes if found else min(self._largest_bytes, self.budget_bytes)
+            self._used[key] = found.size_bytes if found else self._expected_bytes
             self._spent.pop(key, None)
             return True
 
@@ -149,7 +151,7 @@ class Staging:
             return False
         if key in self._found:
             return True
-        wanted_bytes = min(self._largest_bytes, self.budget_bytes)
+        wanted_bytes = self._expected_bytes
         self._evict(wanted_bytes)
         # One file is always let in: a budget smaller than it would never let it in otherwise.
         return self._disk_has(wanted_bytes) and (not self._used or self.used_bytes + wanted_bytes <= self.budget_bytes)
@@ -192,7 +194,7 @@ class Staging:
             self._evict(wanted_bytes)
             if len(self._used) > 1 and self.used_bytes + wanted_bytes > self.budget_bytes:
                 # The next reservation, this file's among them, asks for what is known now.
-                self._largest_bytes = max(self._largest_bytes, min(2 * size_bytes, self.budget_bytes))
+                self._expected_bytes = max(self._expected_bytes, min(2 * size_bytes, self.budget_bytes))
                 return False
             self._used[key] = reserved_bytes + wanted_bytes
             return True

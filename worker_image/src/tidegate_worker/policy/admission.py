@@ -64,6 +64,9 @@ def judge(cost_bytes: int, alone: bool, situation: Situation) -> Verdict:
         return Verdict.PARK
     if must_be_alone(cost_bytes, alone, situation):
         return Verdict.WAIT if situation.in_flight_images else Verdict.ADMIT_ALONE
-    if situation.occupied or situation.in_flight_bytes + cost_bytes > situation.usable_budget_bytes:
+    if situation.occupied:
         return Verdict.WAIT
+    if situation.in_flight_bytes + cost_bytes > situation.usable_budget_bytes:
+        # With no image left whose end could be waited for, somebody keeps pixels: on, one at a time.
+        return Verdict.WAIT if situation.in_flight_images else Verdict.ADMIT_ALONE
     return Verdict.ADMIT
