@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from tidegate_worker.models.detector import BoxDetector
 from tidegate_worker.models.fold import fold_norms
 from tidegate_worker.models.networks import classifier_network, detector_network
 from tidegate_worker.models.predictor import BinaryFilter, CropBatch, PipelinePredictor
-from tidegate_worker.models.tiny import seed_weights
 from tidegate_worker.models.workspace import ACTIVATION_BYTES, Workspace
 from tidegate_worker.ports import Predictor
 
@@ -82,17 +82,19 @@ class PipelineLoader:
         )
 
     def _detector(self, entry: Detector) -> BoxDetector:
-        return BoxDetector(self._ready(detector_network(entry), entry), entry.score_above)
+        return BoxDetector(self._ready(entry, lambda: detector_network(entry)), entry.score_above)
 
     def _classifier(self, entry: Classifier) -> CropClassifier:
         labels = self.category_map(entry).labels
-        return CropClassifier(self._ready(classifier_network(entry, len(labels)), entry), entry, labels)
+        return CropClassifier(self._ready(entry, lambda: classifier_network(entry, len(labels))), entry, labels)
 
-    def _ready(self, network: nn.Module, entry: Algorithm) -> nn.Module:
+    def _ready(self, entry: Algorithm, build: Callable[[], nn.Module]) -> nn.Module:
+        # Networks draw their first weights from the global generator, which stays as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(entry.seed or 0)
+            network = build()
         if entry.weights is not None:
             load_weights(network, self._cache.path(self._catalogue.artifact(entry.weights)), entry.weights)
-        elif entry.seed is not None and not isinstance(entry, Detector):
-            seed_weights(network, entry.seed)
         network.requires_grad_(False).eval()
         fold_norms(network)
         # Where oneDNN is at home, a fifth faster than planes; on a GPU it buys nothing in float32.

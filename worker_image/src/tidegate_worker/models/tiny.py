@@ -72,16 +72,11 @@ class TinyClassifier(nn.Module):
         super().__init__()
         self.features = nn.Conv2d(3, 8, kernel_size=3, stride=2)
         self.classes = nn.Linear(8, classes)
+        # Spread widely, so that the classifier is sure of what it says.
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=2.0)
 
     def forward(self, crops: Tensor) -> Tensor:
         features: Tensor = self.features(crops).relu().mean((2, 3))
         logits: Tensor = self.classes(features)
         return logits
-
-
-def seed_weights(network: nn.Module, seed: int) -> None:
-    """Weights that every machine draws alike; spread widely, so that classifiers are sure of what they say."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 2)

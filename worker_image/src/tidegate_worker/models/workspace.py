@@ -13,15 +13,15 @@ from tidegate.core.contract import MIB
 
 #: Bytes a pixel of the shrunken image (detectors) or of a crop (classifiers).
 ACTIVATION_BYTES: Final = {
-    "fasterrcnn_resnet50_fpn": 520,
-    "fasterrcnn_mobilenet_v3_large_fpn": 260,
-    "torchvision_resnet50": 340,
-    "timm_resnet50": 340,
-    "resnet50_trunk": 340,
-    "timm_convnext_tiny_in22k": 220,
+    "fasterrcnn_resnet50_fpn": 360,
+    "fasterrcnn_mobilenet_v3_large_fpn": 125,
+    "torchvision_resnet50": 210,
+    "timm_resnet50": 210,
+    "resnet50_trunk": 200,
+    "timm_convnext_tiny_in22k": 330,
 }
 #: Allocator slack, index tensors, strips of crops.
-_FIXED_BYTES: Final = 24 * MIB
+_FIXED_BYTES: Final = 12 * MIB
 _FLOAT_BYTES: Final = 4
 
 
