@@ -5,26 +5,30 @@ The operators create pods through Airflow's own provider; all else that touches 
 
 from __future__ import annotations
 
-import re
+import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
 
+from aiohttp import ClientError
+from kubernetes.utils.quantity import parse_quantity
 from kubernetes_asyncio.client import CoreV1Api, V1DeleteOptions, V1Preconditions
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from tidegate.core.errors import RetryLater
 from tidegate.core.slot import Refusal
 
+log = logging.getLogger(__name__)
+
 REQUEST_SECONDS: Final = 5.0
 #: What `container` names in a pod that KubernetesPodOperator made.
 WORKER_CONTAINER: Final = "base"
-_SUFFIXES: Final[Mapping[str, int]] = {
-    **{suffix: 1024**power for power, suffix in enumerate(("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"))},
-    **{suffix: 1000**power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
-}
+#: The API server or what stands before it is busy, restarting, or renews the token that it knows us by.
+_PASSING: Final = frozenset({401, 408, 429, 500, 502, 503, 504})
+#: The change itself is refused: no such subresource, no permission, a quota, an admission policy, more than a node has.
+_REFUSED: Final = frozenset({400, 403, 404, 405, 422})
 
 
 class Stage(StrEnum):
@@ -40,7 +44,10 @@ class LivePod:
     name: str
     uid: str
     stage: Stage
+    #: To the second, rounded down.
     created_at: float
+    #: A node has it; pulling its image may still take minutes.
+    is_placed: bool
     is_leaving: bool
     #: The limit that is in force in the container, as its status says; None where the cluster does not tell.
     actuated_limit_bytes: int | None
@@ -59,9 +66,15 @@ class KubePods:
     async def live(self, selector: Mapping[str, str]) -> dict[str, LivePod]:
         """The pods with these labels, by UID."""
         labels = ",".join(f"{name}={value}" for name, value in selector.items())
-        listed = await self._call(
-            self._api.list_namespaced_pod(self._namespace, label_selector=labels, _request_timeout=REQUEST_SECONDS)
-        )
+        try:
+            listed = await self._call(
+                self._api.list_namespaced_pod(self._namespace, label_selector=labels, _request_timeout=REQUEST_SECONDS)
+            )
+        except ApiException as error:
+            raise RetryLater(
+                f"the Kubernetes API refuses to list pods in {self._namespace} ({error.status} {error.reason}): allow"
+                " `list` on pods to the account of the Airflow connection"
+            ) from None
         return {pod.metadata.uid: _live(pod) for pod in listed.items}
 
     async def resize(self, name: str, uid: str, limit_bytes: int) -> Refusal | None:
@@ -79,12 +92,8 @@ class KubePods:
                 self._api.patch_namespaced_pod_resize(name, self._namespace, body, _request_timeout=REQUEST_SECONDS)
             )
         except ApiException as error:
-            if await self._is_gone(name, uid):
-                raise Gone(f"pod {name} ({uid}) is gone") from None
-            # No such subresource before 1.33, no permission, more than the node has, a quota: none will change soon.
-            if error.status in (400, 403, 404, 405, 422):
-                return Refusal.INFEASIBLE
-            raise
+            await self._refused(error, name, uid)
+            return Refusal.INFEASIBLE
         return None
 
     async def drain(self, name: str, uid: str) -> None:
@@ -95,10 +104,7 @@ class KubePods:
                 self._api.patch_namespaced_pod(name, self._namespace, body, _request_timeout=REQUEST_SECONDS)
             )
         except ApiException as error:
-            if await self._is_gone(name, uid):
-                raise Gone(f"pod {name} ({uid}) is gone") from None
-            if error.status not in (403, 422):
-                raise
+            await self._refused(error, name, uid)
             await self.delete(name, uid)
 
     async def delete(self, name: str, uid: str) -> None:
@@ -115,7 +121,15 @@ class KubePods:
         except ApiException as error:
             # 409: another pod bears the name now.
             if error.status not in (404, 409):
-                raise
+                raise RetryLater(f"the Kubernetes API refuses to delete pod {name}: {_words(error)}") from None
+
+    async def _refused(self, error: ApiException, name: str, uid: str) -> None:
+        """Return if the change of this very pod was refused for good; raise Gone or RetryLater otherwise."""
+        if await self._is_gone(name, uid):
+            raise Gone(f"pod {name} ({uid}) is gone")
+        if error.status not in _REFUSED:
+            raise RetryLater(f"the Kubernetes API did not change pod {name}: {_words(error)}")
+        log.warning("pod %s was not changed: %s", name, _words(error))
 
     async def _is_gone(self, name: str, uid: str) -> bool:
         try:
@@ -125,7 +139,7 @@ class KubePods:
         except ApiException as error:
             if error.status == 404:
                 return True
-            raise
+            raise RetryLater(f"the Kubernetes API refuses to read pod {name}: {_words(error)}") from None
         return bool(pod.metadata.uid != uid)
 
     @staticmethod
@@ -133,10 +147,10 @@ class KubePods:
         try:
             return await request
         except ApiException as error:
-            if error.status in (429, 500, 502, 503, 504):
+            if error.status in _PASSING:
                 raise RetryLater(f"the Kubernetes API answered {error.status} {error.reason}") from None
             raise
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ClientError) as error:
             raise RetryLater(f"the Kubernetes API did not answer: {type(error).__name__}") from None
 
 
@@ -152,6 +166,7 @@ def _live(pod: Any) -> LivePod:
         uid=pod.metadata.uid,
         stage=_STAGES.get(pod.status.phase, Stage.ENDED),
         created_at=pod.metadata.creation_timestamp.timestamp(),
+        is_placed=pod.spec.node_name is not None,
         is_leaving=pod.metadata.deletion_timestamp is not None,
         actuated_limit_bytes=quantity_bytes(limit) if limit is not None else None,
         refusal=_refusal(pod.status.conditions or ()),
@@ -167,8 +182,12 @@ def _refusal(conditions: Any) -> Refusal | None:
 
 def quantity_bytes(quantity: str) -> int:
     """A Kubernetes quantity of memory in bytes."""
-    match = re.fullmatch(r"([0-9.]+)(m|[EPTGMk]|[EPTGMK]i)?", str(quantity))
-    if match is None:
-        raise ValueError(f"{quantity!r} is no quantity of memory")
-    number, suffix = Decimal(match[1]), match[2] or ""
-    return int(number / 1000) if suffix == "m" else int(number * _SUFFIXES[suffix])
+    return int(parse_quantity(quantity))
+
+
+def _words(error: ApiException) -> str:
+    """The API server's own message, which says what was wrong."""
+    try:
+        return str(json.loads(error.body or "")["message"])[:300]
+    except (TypeError, ValueError, KeyError):
+        return f"{error.status} {error.reason}"

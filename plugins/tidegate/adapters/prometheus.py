@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.util.retry import Retry
 
+from tidegate.adapters.kube_pods import WORKER_CONTAINER
 from tidegate.core.contract import Metric
 from tidegate.core.detector import Sample
 from tidegate.core.errors import RetryLater
@@ -51,9 +53,7 @@ _SERIES: Final[Mapping[Origin, Mapping[str, str]]] = {
     Origin.WORKING_SET: {"nonreclaimable_bytes": Origin.WORKING_SET.value, "limit_bytes": _CADVISOR_LIMIT},
 }
 _NAMES: Final = "|".join(sorted({name for series in _SERIES.values() for name in series.values()}))
-
-
-_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]*)")
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +81,21 @@ class MemoryReader:
         """What was measured in the last `window_seconds`, by pod, of those whose names begin with `pod_prefix`."""
         if not _NAME.fullmatch(namespace) or not _NAME.fullmatch(pod_prefix):
             raise ValueError(f"{namespace!r} or {pod_prefix!r} is no name of Kubernetes")
-        selector = f'{{__name__=~"{_NAMES}",namespace="{namespace}",pod=~"{pod_prefix}.*",container!=""}}'
+        # The container is named, for cAdvisor measures sidecars and the pod as a whole under the same names.
+        selector = (
+            f'{{__name__=~"{_NAMES}",namespace="{namespace}",pod=~"{pod_prefix}.*",container="{WORKER_CONTAINER}"}}'
+        )
         try:
             result = self._connection.custom_query(
                 f"{selector}[{max(1, math.ceil(window_seconds))}s]", params={"timeout": f"{QUERY_SECONDS:.0f}s"}
             )
-        except (requests.RequestException, PrometheusApiClientException, ValueError) as error:
-            raise RetryLater(f"Prometheus did not answer the memory query: {type(error).__name__}: {error}") from None
-        return readings(result)
+            return readings(result)
+        except PrometheusApiClientException as error:
+            raise RetryLater(f"Prometheus refused the memory query: {error}"[:500]) from None
+        except requests.RequestException as error:
+            raise RetryLater(f"Prometheus did not answer the memory query: {type(error).__name__}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise RetryLater(f"what answers for Prometheus is none: {type(error).__name__} in its answer") from None
 
 
 def readings(result: list[dict[str, Any]]) -> dict[str, Reading]:
@@ -96,23 +103,41 @@ def readings(result: list[dict[str, Any]]) -> dict[str, Reading]:
     points: dict[str, dict[str, dict[float, float]]] = defaultdict(dict)
     for series in result:
         labels = series["metric"]
-        # The same series under two scrape jobs, or of an old container beside the new one: times merge, the later wins.
+        # The same series under two scrape jobs: times merge.
         merged = points[labels["pod"]].setdefault(labels["__name__"], {})
-        merged.update((float(at), float(value)) for at, value in series["values"])
+        told = ((float(at), float(value)) for at, value in series["values"])
+        merged.update((at, value) for at, value in told if math.isfinite(value))
     found = {pod: _best(by_name) for pod, by_name in points.items()}
     return {pod: reading for pod, reading in found.items() if reading is not None}
 
 
 def _best(by_name: Mapping[str, Mapping[float, float]]) -> Reading | None:
     for origin, series in _SERIES.items():
-        columns = {column: by_name[name] for column, name in series.items() if name in by_name}
+        columns = {column: by_name[name] for column, name in series.items() if by_name.get(name)}
         if not columns.keys() >= _REQUIRED:
             continue
-        times = sorted(columns["nonreclaimable_bytes"].keys() & columns["limit_bytes"].keys())
+        memory, limit = columns.pop("nonreclaimable_bytes"), columns.pop("limit_bytes")
+        times = sorted(memory)
+        beside = [
+            # A limit was in force before it was first told; of the others nothing is known then.
+            _as_of(times, limit, before=limit[min(limit)]),
+            *(_as_of(times, points) for points in columns.values()),
+        ]
+        names = ("limit_bytes", *columns)
         samples = tuple(
-            Sample(t_seconds=at, **{column: values[at] for column, values in columns.items() if at in values})
-            for at in times
+            Sample(
+                t_seconds=at,
+                nonreclaimable_bytes=memory[at],
+                **{name: value for name, value in zip(names, values, strict=True) if value is not None},
+            )
+            for at, *values in zip(times, *beside, strict=True)
         )
-        if samples:
-            return Reading(origin, samples)
+        return Reading(origin, samples)
     return None
+
+
+def _as_of(times: list[float], points: Mapping[float, float], before: float | None = None) -> list[float | None]:
+    """The value last told at each of `times`: cAdvisor stamps usage itself, but not the limit, so times differ."""
+    told = sorted(points)
+    places = (bisect_right(told, at) for at in times)
+    return [points[told[place - 1]] if place else before for place in places]

@@ -5,14 +5,15 @@ the whole run, and turns what it sees into events. A round that finds nothing ne
 states that this watch has not yet executed: so a watch that starts in the middle of a drain goes on with it.
 
 It never trips on what it does not see: without fresh samples a slot is left alone and, after a while, called blind.
-How a pod ended is not seen here; the operator's `cleanup` records that.
+Trouble with one slot leaves the others attended. How a pod ended is not seen here: the operator's `cleanup` tells.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -21,10 +22,10 @@ from tidegate.adapters.prometheus import MemoryReader, Origin, Reading
 from tidegate.adapters.run_store import RunStore
 from tidegate.control.steps import Control
 from tidegate.core import detector
-from tidegate.core.breaker import orders, overdue
+from tidegate.core.breaker import UnlistedTransition, orders, overdue
 from tidegate.core.contract import Trip, TripCause
 from tidegate.core.detector import Assessment, Detector
-from tidegate.core.errors import RetryLater
+from tidegate.core.errors import FixConfig, RetryLater
 from tidegate.core.slot import (
     TERMINAL,
     WATCHED,
@@ -34,6 +35,7 @@ from tidegate.core.slot import (
     Event,
     Phase,
     PodStarted,
+    PodStayedPending,
     RaiseAlert,
     ResizeActuated,
     ResizePod,
@@ -44,13 +46,15 @@ from tidegate.core.slot import (
 
 log = logging.getLogger(__name__)
 
-#: While a remedy is under way its effect is looked for this often; memory is still read once an interval.
+#: While a resize is under way its effect is looked for this often; memory is still read once an interval.
 EAGER_SECONDS: Final = 0.5
 #: Long enough to rebuild what a detector knew before the triggerer died.
 REBUILD_SECONDS: Final = 900.0
+#: A sample is told of by Prometheus some time after it was taken.
+OVERLAP_SECONDS: Final = 30.0
+#: Samples older than this many intervals decide nothing: scrapes fail, or two clocks differ.
+FRESH_INTERVALS: Final = 3
 BLIND_SECONDS: Final = 60.0
-#: Phases in which the cluster's answer to an order is awaited.
-_EAGER: Final = frozenset({Phase.OPEN_RESIZING, Phase.CLOSED_STARTING, Phase.OPEN_STARTING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,10 @@ class _Eye:
 
     detector: Detector
     origin: Origin
+    #: By the watch's clock, when its samples were fresh.
+    saw_at: float
     last_sample_at: float = 0.0
     acked: int = 0
-    first_seen_at: float = 0.0
     told_blind: bool = False
 
 
@@ -89,43 +94,68 @@ class Watch:
     clock: Callable[[], float]
     tell: Callable[[RaiseAlert], None]
     _eyes: dict[str, _Eye] = field(default_factory=dict)
-    _executed: set[Command] = field(default_factory=set)
+    _executed: set[Hashable] = field(default_factory=set)
+    _memory_asked_at: float = float("-inf")
     _memory_read_at: float = float("-inf")
+    _remaining_seconds: float | None = None
 
     async def until_over(self) -> list[SlotState]:
         """Go round until every slot is terminal; their states then."""
+        lost_at: float | None = None
         while True:
             began = self.clock()
             try:
                 states = await self.round()
+                lost_at = None
             except RetryLater as trouble:
                 # A store or an API server that is away stops nothing: pods run on, and nothing is decided blindly.
                 log.warning("breaker of %s: %s", self.watched.run_id, trouble)
                 states = []
+                lost_at = began if lost_at is None else lost_at
+                if began - lost_at >= BLIND_SECONDS:
+                    self.tell(RaiseAlert(self.watched.run_id, 0, 0, "TidegateBreakerLost", str(trouble)))
+                    lost_at = math.inf
             if states and all(state.phase in TERMINAL for state in states):
                 return states
-            is_eager = any(state.phase in _EAGER for state in states)
+            is_eager = any(state.phase is Phase.OPEN_RESIZING for state in states)
             pause = EAGER_SECONDS if is_eager else self.watched.interval_seconds
             await asyncio.sleep(max(0.0, pause - (self.clock() - began)))
 
     async def round(self) -> list[SlotState]:
         """Look once at everything; the states as this round leaves them."""
         stored = await asyncio.to_thread(self.store.slots, self.watched.run_id)
+        if not stored:
+            raise FixConfig(f"run {self.watched.run_id} has no slots: its task `plan` must end first")
+        states = [slot.state for slot in stored]
         live = await self.pods.live(self.watched.selector)
         fresh = await self._read_memory()
-        self._forget_all_but({slot.state.pod_uid for slot in stored})
-        return [await self._attend(slot.state, live, fresh) for slot in stored]
+        self._forget_all_but({state.pod_uid for state in states})
+        self._remaining_seconds = self._remaining(states)
+        for index, state in enumerate(states):
+            try:
+                states[index] = await self._attend(state, live, fresh)
+            except RetryLater as trouble:
+                log.warning("run %s slot %s: %s", state.run_id, state.slot, trouble)
+            except UnlistedTransition as trouble:
+                # Another watch of this run, not yet stopped after this one took its place, has seen the same before.
+                log.warning("run %s slot %s has moved on: %s", state.run_id, state.slot, trouble)
+        return states
 
     async def _attend(self, state: SlotState, live: Mapping[str, LivePod], fresh: Mapping[str, Reading]) -> SlotState:
         pod = live.get(state.pod_uid or "")
         if pod is not None:
             self._look(state, pod, fresh.get(pod.name))
-        event = self._seen(state, pod) or overdue(state, self.clock(), self._acked(state))
+        event = self._seen(state, pod) or self._due(state, pod)
         commands = orders(state)
         while True:
             if event is not None:
+                before = state.phase
                 state, commands = await asyncio.to_thread(self.control.happened, state.run_id, state.slot, event)
-                log.info("run %s slot %s: %s -> %s", state.run_id, state.slot, type(event).__name__, state.phase)
+                if isinstance(event, Tripped):
+                    # Only now: a trip that could not be saved is seen again in the next round.
+                    self._eyes[event.pod_uid].detector.acted(event.at)
+                if state.phase is not before:
+                    log.info("run %s slot %s: %s -> %s", state.run_id, state.slot, type(event).__name__, state.phase)
             # An order that is refused at once is an event of its own.
             event = await self._execute(commands, live)
             if event is None:
@@ -135,16 +165,17 @@ class Watch:
 
     async def _read_memory(self) -> dict[str, Reading]:
         now = self.clock()
-        if now - self._memory_read_at < self.watched.interval_seconds:
+        if now - self._memory_asked_at < self.watched.interval_seconds:
             return {}
-        is_first = self._memory_read_at == float("-inf")
-        # Twice the scrapes of a missed round, or all that a new detector can use.
-        window = REBUILD_SECONDS if is_first else 4 * self.watched.interval_seconds + 15.0
+        self._memory_asked_at = now
+        # What was missed while nobody answered is read now; at first all that a new detector can use.
+        window = min(REBUILD_SECONDS, now - self._memory_read_at + OVERLAP_SECONDS)
         try:
             readings = await asyncio.to_thread(
                 self.reader.read, self.watched.namespace, self.watched.pod_prefix, window
             )
-        except RetryLater as trouble:
+        except (RetryLater, FixConfig) as trouble:
+            # Also where credentials cannot be read: remedies under way go on without memory.
             log.warning("breaker of %s: %s", self.watched.run_id, trouble)
             return {}
         self._memory_read_at = now
@@ -155,14 +186,12 @@ class Watch:
         if eye is None or (reading is not None and reading.origin is not eye.origin):
             # Two origins differ by what they count, and the step from one to the other would look like growth.
             origin = reading.origin if reading is not None else Origin.WORKER
-            known = eye
-            eye = _Eye(Detector(self.watched.sensitivity, self._foreseen(state)), origin, first_seen_at=self.clock())
-            if known is not None:
-                eye.acked = known.acked
+            acked = eye.acked if eye is not None else 0
+            eye = _Eye(Detector(self.watched.sensitivity, self._foreseen(state)), origin, self.clock(), acked=acked)
             self._eyes[pod.uid] = eye
         for sample in reading.samples if reading is not None else ():
             # A slot's pods bear one name, one after the other: what was measured before this one began is another's.
-            if sample.t_seconds > max(eye.last_sample_at, pod.created_at):
+            if sample.t_seconds > max(eye.last_sample_at, pod.created_at + 1.0):
                 eye.detector.observe(sample)
                 eye.last_sample_at = sample.t_seconds
                 eye.acked = max(eye.acked, int(sample.acked))
@@ -175,16 +204,25 @@ class Watch:
         return replace(self.watched.foreseen, images_per_second=0.0)
 
     def _tell_if_blind(self, state: SlotState, pod: LivePod, eye: _Eye) -> None:
-        blind = self.clock() - max(eye.last_sample_at, eye.first_seen_at)
-        if blind < BLIND_SECONDS:
-            eye.told_blind = False
-        elif not eye.told_blind and pod.stage is Stage.RUNNING:
+        now = self.clock()
+        age = abs(now - eye.last_sample_at)
+        if pod.stage is not Stage.RUNNING or age <= FRESH_INTERVALS * self.watched.interval_seconds:
+            eye.saw_at, eye.told_blind = now, False
+        elif not eye.told_blind and now - eye.saw_at >= BLIND_SECONDS:
             eye.told_blind = True
+            newest = f"the newest is {age:.0f} s off this clock" if eye.last_sample_at else "there is none"
             summary = (
-                f"no memory samples of pod {pod.name} for {blind:.0f} s: the breaker cannot see it; its own gate still"
-                " holds. Look at the scrape target and at Prometheus"
+                f"no fresh memory samples of pod {pod.name} for {now - eye.saw_at:.0f} s ({newest}): the breaker cannot"
+                " see it; its own gate still holds. Look at the scrape target, at Prometheus, and at both clocks"
             )
             self.tell(RaiseAlert(state.run_id, state.slot, state.generation, "TidegateBreakerBlind", summary))
+
+    def _due(self, state: SlotState, pod: LivePod | None) -> Event | None:
+        event = overdue(state, self.clock(), self._acked(state))
+        if isinstance(event, PodStayedPending) and pod is not None and pod.is_placed:
+            # A node pulls the image, which no smaller limit makes quicker; the operator's own time-out bounds that.
+            return None
+        return event
 
     def _seen(self, state: SlotState, pod: LivePod | None) -> Event | None:
         if pod is None or state.pod_uid is None:
@@ -214,16 +252,18 @@ class Watch:
         assessment = eye.detector.assess(now)
         if assessment.trip is None:
             return None
-        eye.detector.acted(now)
         trip = _trip(state, pod, assessment, assessment.trip, now)
         log.warning("run %s slot %s tripped: %s", state.run_id, state.slot, "; ".join(trip.evidence))
-        return Tripped(trip=trip, pod_acked=eye.acked, remaining_seconds=self._remaining(state, eye))
+        return Tripped(trip=trip, pod_acked=eye.acked, remaining_seconds=self._remaining_seconds)
 
-    def _remaining(self, state: SlotState, eye: _Eye) -> float | None:
-        rate = self.watched.foreseen.images_per_second
+    def _remaining(self, states: list[SlotState]) -> float | None:
+        """Work left for each slot that still works; the job's images are shared by all."""
+        working = sum(state.phase not in TERMINAL for state in states)
+        rate = self.watched.foreseen.images_per_second * working
         if self.watched.images_total is None or rate <= 0:
             return None
-        return max(0.0, self.watched.images_total - state.acked_by_former_pods - eye.acked) / rate
+        acked = sum(state.acked_by_former_pods + self._acked(state) for state in states)
+        return max(0.0, self.watched.images_total - acked) / rate
 
     def _acked(self, state: SlotState) -> int:
         eye = self._eyes.get(state.pod_uid or "")
@@ -238,6 +278,9 @@ class Watch:
     async def _execute(self, commands: tuple[Command, ...], live: Mapping[str, LivePod]) -> Event | None:
         """Execute what this watch has not executed yet; the event that an order's own answer amounts to."""
         for command in commands:
+            if isinstance(command, RaiseAlert):
+                self._tell_once(command)
+                continue
             if command in self._executed:
                 continue
             try:
@@ -250,6 +293,12 @@ class Watch:
             if event is not None:
                 return event
         return None
+
+    def _tell_once(self, alert: RaiseAlert) -> None:
+        key = (alert.slot, alert.generation, alert.name)
+        if key not in self._executed:
+            self._executed.add(key)
+            self.tell(alert)
 
     async def _one(self, command: Command, live: Mapping[str, LivePod]) -> Event | None:
         match command:
@@ -268,8 +317,6 @@ class Watch:
             case DeletePod():
                 if (pod := live.get(command.pod_uid)) is not None:
                     await self.pods.delete(pod.name, pod.uid)
-            case RaiseAlert():
-                self.tell(command)
             case _:
                 # LaunchPod and LockOut are the infer task's.
                 pass
