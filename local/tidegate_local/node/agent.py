@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 #: Creations that come together are placed together.
 _SCHEDULING_DELAY_SECONDS: Final = 0.01
+_MAX_DELAY_SECONDS: Final = 0.25
 _PRUNE_SECONDS: Final = 60.0
 _RESTART_WORKER_SECONDS: Final = 2.0
 
@@ -193,7 +194,7 @@ class Agent:
         while True:
             await self._pods_changed.wait()
             # With many waiting, placing must leave most of the time to whoever asks for something.
-            await asyncio.sleep(max(_SCHEDULING_DELAY_SECONDS, 10 * took_seconds))
+            await asyncio.sleep(min(_MAX_DELAY_SECONDS, max(_SCHEDULING_DELAY_SECONDS, 10 * took_seconds)))
             self._pods_changed.clear()
             began = time.perf_counter()
             try:

@@ -336,11 +336,11 @@ def _drop_privileges(uid: int, gid: int, groups: list[int], *, rootless: bool) -
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if rootless:
         _enter_user_namespace(uid, gid)
-    else:
-        with open("/proc/sys/kernel/cap_last_cap") as file:
-            last = int(file.read())
-        for capability in range(last + 1):
-            _checked(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "drop capability")
+    with open("/proc/sys/kernel/cap_last_cap") as file:
+        last = int(file.read())
+    for capability in range(last + 1):
+        _checked(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "drop capability")
+    if not rootless:
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
