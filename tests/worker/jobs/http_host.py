@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ def response(body: bytes, status: str = "200 OK", headers: str = "", length: int
 
 
 @contextlib.contextmanager
-def running_host() -> Iterator[Host]:
+def running_host(tls: ssl.SSLContext | None = None) -> Iterator[Host]:
     host = Host()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host.port = listener.getsockname()[1]
@@ -56,6 +57,8 @@ def running_host() -> Iterator[Host]:
             while not stopping.is_set():
                 with contextlib.suppress(OSError):
                     peer, _ = listener.accept()
+                    if tls is not None:
+                        peer = tls.wrap_socket(peer, server_side=True)
                     peers.append(peer)
                     threading.Thread(target=_talk, args=(host, peer), daemon=True).start()
 

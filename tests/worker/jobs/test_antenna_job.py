@@ -378,6 +378,37 @@ def test_a_successor_posts_what_a_killed_worker_left(antenna: AntennaHost, tmp_p
     job.close()
 
 
+def test_closing_while_a_post_is_under_way_leaves_the_log_to_the_successor(
+    antenna: AntennaHost, tmp_path: Path
+) -> None:
+    hold, under_way = threading.Event(), threading.Event()
+
+    def slow(results: list[dict[str, Any]], request: Request) -> tuple[str, Any]:
+        under_way.set()
+        hold.wait(10)
+        return accept_all(results, request)
+
+    antenna.judge = slow
+    limits = AntennaLimits(post=PostLimits(threads=1, linger_seconds=0.0, answer_seconds=20))
+    closed = opened_job(antenna, tmp_path, limits)
+    antenna.task(1)
+    antenna.task(2, sequence=2)
+    first, second = lease(closed, 2)
+    acked: list[str] = []
+    closed.answer([answered(first)], lambda each: acked.append(each.task.image_id))
+    assert under_way.wait(5)
+    closed.answer([answered(second)], lambda each: acked.append(each.task.image_id))
+    closed.close()
+    antenna.judge = accept_all
+    successor = opened_job(antenna, tmp_path)
+    hold.set()
+    assert successor.flush(5)
+    wait_until(lambda: len(antenna.subjects("1")) == 2)
+    assert len(antenna.subjects("2")) == 1
+    successor.close()
+    assert opened_job(antenna, tmp_path).outstanding() == 0
+
+
 def test_a_redelivered_image_gets_its_answer_again_and_is_not_computed_again(
     job: AntennaJob, antenna: AntennaHost
 ) -> None:

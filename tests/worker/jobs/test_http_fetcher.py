@@ -6,15 +6,18 @@ import gzip
 import io
 import os
 import resource
+import shutil
 import socket
+import ssl
+import subprocess
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.worker.jobs.http_host import Host, Request, response
+from tests.worker.jobs.http_host import Host, Request, response, running_host
 
 from tidegate.core.errors import RejectItem, RetryLater
 from tidegate_worker.net.addresses import AddressRules
@@ -280,6 +283,63 @@ def test_a_silent_host_is_left_for_later(host: Host) -> None:
     with pytest.raises(RetryLater):
         fetch(host.url("/a"), by=fetcher(attempts=1, silence_seconds=0.3))
     assert time.monotonic() - began < 3
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a host named localhost, key and certificate in one file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("making a certificate needs openssl")
+    path = tmp_path_factory.mktemp("tls") / "host.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-keyout",
+        "-",
+        "-out",
+        "-",
+        *names,
+    ]
+    path.write_bytes(subprocess.run(made, check=True, capture_output=True, timeout=60).stdout)
+    return path
+
+
+@pytest.fixture
+def tls_host(certificate: Path) -> Iterator[Host]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with running_host(context) as running:
+        yield running
+
+
+def test_https_checks_the_name_though_the_connection_is_made_by_address(tls_host: Host, certificate: Path) -> None:
+    tls_host.serve("/a", IMAGE)
+    rules = AddressRules.parse(["127.0.0.0/8", "::1"])
+    trusting = HttpFetcher(rules, FetchLimits(attempts=1), ca_certs=str(certificate))
+    into = io.BytesIO()
+    assert trusting.fetch(f"https://localhost:{tls_host.port}/a", into, MIB) == len(IMAGE)
+    assert into.getvalue() == IMAGE
+    with pytest.raises(RetryLater, match=r"(?i)certificate"):
+        trusting.fetch(f"https://127.0.0.1:{tls_host.port}/a", io.BytesIO(), MIB)
+    with pytest.raises(RetryLater, match=r"(?i)certificate"):
+        HttpFetcher(rules, FetchLimits(attempts=1)).fetch(f"https://localhost:{tls_host.port}/a", io.BytesIO(), MIB)
+
+
+def test_a_trickle_over_tls_ends_with_the_attempt(tls_host: Host, certificate: Path) -> None:
+    tls_host.scripts["/a"] = lambda peer, _: trickle(peer, b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    limits = FetchLimits(attempts=1, attempt_seconds=0.6)
+    trusting = HttpFetcher(AddressRules.parse(["127.0.0.0/8", "::1"]), limits, ca_certs=str(certificate))
+    began = time.monotonic()
+    with pytest.raises(RetryLater, match="not done"):
+        trusting.fetch(f"https://localhost:{tls_host.port}/a", io.BytesIO(), MIB)
+    assert time.monotonic() - began < 4
 
 
 def test_nothing_that_is_raised_shows_a_query(host: Host) -> None:

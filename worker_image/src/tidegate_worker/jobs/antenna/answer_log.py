@@ -174,14 +174,14 @@ class AnswerLog:
 
     def sync(self) -> None:
         with self._lock:
-            if self._segments:
+            if self._segments and self._guard >= 0:
                 os.fdatasync(self._current().file)
 
     def close_posts(self, numbers: Iterable[int]) -> None:
         """These were accepted, or are replaced by another: they wait no longer."""
         with self._lock:
             closed = [number for number in numbers if number in self._waiting]
-            if not closed:
+            if not closed or self._guard < 0:
                 return
             # Losing the mark to a full disk costs a second post after a restart, no more.
             with contextlib.suppress(RetryLater):
@@ -207,6 +207,8 @@ class AnswerLog:
         """The body of an answer, piece by piece."""
         with self._lock:
             # A descriptor of our own: the segment may be deleted while the bytes are on their way.
+            if self._guard < 0:
+                raise RetryLater(f"the answer log in {self._directory} is closed")
             file = os.dup(self._segments[kept.segment].file)
         try:
             offset, end = kept.offset, kept.offset + kept.size_bytes
@@ -264,6 +266,9 @@ class AnswerLog:
         self, head: dict[str, Any], chunks: Iterable[bytes], at_most_bytes: int
     ) -> tuple[_Segment, int, int] | None:
         """Append one record, making room by what is only kept where the disk is full."""
+        if self._guard < 0:
+            # Another process may have it open by now.
+            raise RetryLater(f"the answer log in {self._directory} is closed")
         packed = json.dumps(head, separators=(",", ":")).encode()
         segment = self._current()
         start = segment.size_bytes
@@ -309,7 +314,7 @@ class AnswerLog:
             os.fdatasync(last.file)
         number = max(self._segments, default=0) + 1
         path = self._directory / f"answers-{number:08d}.log"
-        segment = _Segment(number, path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
+        segment = _Segment(number, path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         _sync_directory(self._directory)
         self._segments[number] = segment
         return segment

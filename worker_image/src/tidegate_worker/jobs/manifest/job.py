@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 _OWNER_CHARACTERS: Final = 200
 _PAUSE_SECONDS: Final = 0.5
 _PAUSE_MOST_SECONDS: Final = 15.0
+#: For a part that is being written; what is left of it is a successor's to write.
+_CLOSE_SECONDS: Final = 10.0
 _T = TypeVar("_T")
 
 
@@ -181,7 +183,7 @@ class ManifestJob:
         self._closed.set()
         self._wake.set()
         if self._keeper is not None:
-            self._keeper.join(self._limits.lease_seconds)
+            self._keeper.join(_CLOSE_SECONDS)
         with self._lock:
             fences = {number: held.claimed.fence for number, held in self._held.items()}
             self._held.clear()
