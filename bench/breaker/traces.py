@@ -158,8 +158,9 @@ def _compose(rng: np.random.Generator, kind: str, n: int) -> _Pod:
         span = int(fill_seconds + _log_uniform(rng, 5, 600))
         target[at : at + span] = usual + (high - usual) * rng.uniform(0.5, 1)
         pace[at : at + span] *= 0.3
-        if rng.random() < 0.5:
-            top = at + int(fill_seconds)
+        top = at + int(fill_seconds)
+        # A closing lowers the budget, so another does not follow at once.
+        if rng.random() < 0.5 and not gate[max(0, top - 120) : top].any():
             gate[top : top + int(rng.uniform(2, 18))] = 1.0
     for at in _episodes(rng, n, work_at, 4.0 if kind == "stalls" else 0.2):
         span = int(_log_uniform(rng, 15, 400))

@@ -73,7 +73,7 @@ class Policy:
     #: Memory counters are never quieter than this share of the limit.
     noise_floor_ratio: float = 0.001
     #: A rise that has used less of the headroom it started with is not yet an emergency.
-    headroom_used_ratio: float = 0.1
+    headroom_used_ratio: float = 0.07
     #: New heights start this share of the limit above what was survived.
     new_height_ratio: float = 0.02
     #: Batches fill and collectors run in less than this, also in a pod that has not shown it yet.
@@ -100,6 +100,8 @@ class Policy:
     warm_up_seconds: float = 120.0
     #: ... and until a plateau, levels below this share of the limit are the model's where no plan says otherwise.
     warm_up_ratio: float = 0.9
+    #: Within this time of the warm-up, heights that the plan foresaw mean nothing: collectors take minutes to show.
+    acquaintance_seconds: float = 600.0
     #: After a remedy: until its effect is in the samples.
     cool_down_seconds: float = 60.0
     #: A gate shut this long is not going to open by itself: bursts drain in less.

@@ -171,6 +171,9 @@ class Growth:
             return newest.memory > (
                 (upper + self._limit_bytes) / 2 if upper else policy.warm_up_ratio * self._limit_bytes
             )
+        if newest.memory <= upper and newest.time - self._warm_at < policy.acquaintance_seconds:
+            # Just after its warm-up the process has not shown its ordinary rises, and the plan knows better.
+            return False
         new_height = rises.highest + max(
             policy.new_height_ratio * self._limit_bytes, policy.noise_sigmas / 2 * noise.sigma
         )
@@ -181,9 +184,8 @@ class Growth:
     def _fast(self, blind: float, horizon: float, with_load: bool) -> Reach | None:
         """A few rises in a row, each beyond noise."""
         policy, recent = self._policy, self._recent
-        # A process that has just warmed up has shown too little of its ordinary rises.
-        known = not self.warming_up and recent[-1].time - self._warm_at >= policy.warm_up_seconds
-        if known and not with_load:
+        settled = not self.warming_up and recent[-1].time - self._warm_at >= policy.warm_up_seconds
+        if settled and not with_load:
             few = policy.rises_in_a_row_unexplained
             pairs = [(recent[-n - 1], recent[-n]) for n in range(1, min(few, len(recent) - 1) + 1)]
             # Where memory itself does not follow, it may only be late in giving up what credits have left.
@@ -206,7 +208,7 @@ class Growth:
             if beyond_load <= 2 * noise.sigma:
                 return None
             # Load that only follows growth beyond it, as with credits that stand for too little, is part of it.
-            rises.append(rise if beyond_load < rise <= 2 * beyond_load else beyond_load)
+            rises.append(rise if beyond_load < rise <= 3 * beyond_load else beyond_load)
             paces.append(rises[-1] / (after.time - before.time))
         if rises[0] < self._policy.first_rise_ratio * rises[-1]:
             return None
