@@ -77,6 +77,14 @@ class Configuration(BaseSettings):
     grace_seconds: Annotated[float, Field(ge=30)] = Field(120.0, description="longest grace period of a pod")
     resize: bool = Field(True, description="whether the cluster resizes pods in place (Kubernetes 1.33 and later)")
     scrape_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="how often Prometheus scrapes workers")
+    nightly_schedule: str = Field("0 20 * * *", description="cron line of the nightly DAG")
+    nightly_timezone: str = Field("UTC", description="its time zone, such as America/Montreal")
+    nightly_runs: Annotated[int, Field(ge=1)] = Field(
+        16, description="runs side by side; a job without room would be failed upstream after ten silent minutes"
+    )
+    nightly_manifests: tuple[str, ...] = Field(
+        (), description='manifests of each night, as JSON: ["PIPELINE=s3://bucket/{{ ds }}.csv"]'
+    )
     docs_url: str = Field("https://github.com/tidegate/tidegate/blob/main/docs", description="where runbooks are read")
 
     def store_url(self, airflow_home: str) -> str:
