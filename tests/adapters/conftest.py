@@ -1,4 +1,4 @@
-"""Databases for the run store: a new SQLite file, or a new database on a PostgreSQL server of this run."""
+"""Databases for the run store (a new SQLite file, or one on a PostgreSQL server of this run) and a cluster for pods."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.adapters.pod_bed import Cluster, started
 from tests.adapters.postgres import NotHere, Postgres
 
 from tidegate.adapters.run_store import RunStore
@@ -35,3 +36,8 @@ def store(url: str) -> Iterator[RunStore]:
     opened = RunStore.open(url)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    yield from started(tmp_path_factory.mktemp("podapi"))

@@ -71,7 +71,8 @@ def worker_pod(
         requests={"memory": memory, "cpu": configuration.cpu_request, **_gpus(configuration)},
         limits={"memory": memory, **_gpus(configuration)},
     )
-    mounts, volumes = _volumes(assignment, configuration)
+    name = pod_name(assignment, command)
+    mounts, volumes = _volumes(assignment, configuration, name)
     container = k8s.V1Container(
         name=WORKER_CONTAINER,
         image=configuration.worker_image,
@@ -94,7 +95,7 @@ def worker_pod(
         api_version="v1",
         kind="Pod",
         metadata=k8s.V1ObjectMeta(
-            name=pod_name(assignment, command),
+            name=name,
             namespace=configuration.namespace,
             labels={**run_selector(assignment.run_id), SLOT_LABEL: str(assignment.slot)},
             annotations={
@@ -110,12 +111,14 @@ def worker_pod(
             volumes=volumes,
             termination_grace_period_seconds=int(assignment.grace_seconds),
             automount_service_account_token=False,
+            # Variables of services in the namespace could pass for settings: a service `tidegate` is TIDEGATE_PORT.
+            enable_service_links=False,
             service_account_name=configuration.service_account,
             priority_class_name=configuration.priority_class,
             image_pull_secrets=[k8s.V1LocalObjectReference(name=name) for name in configuration.image_pull_secrets]
             or None,
             node_selector=_node_selector(placement) or None,
-            tolerations=[k8s.V1Toleration(**each) for each in placement.tolerations] or None,
+            tolerations=[_toleration(each) for each in placement.tolerations] or None,
             # Slots of one run on one node would starve each other, and one lost node would take them all.
             topology_spread_constraints=[
                 k8s.V1TopologySpreadConstraint(
@@ -143,6 +146,14 @@ def _gpus(configuration: Configuration) -> dict[str, str]:
 def _node_selector(placement: Placement) -> dict[str, str]:
     gpu = {"nvidia.com/gpu.product": placement.gpu_type} if placement.gpu_type else {}
     return {**placement.node_selector, **gpu}
+
+
+def _toleration(told: Mapping[str, Any]) -> k8s.V1Toleration:
+    """A toleration as people write it in YAML: the client's own names differ."""
+    names = {written: ours for ours, written in k8s.V1Toleration.attribute_map.items()}
+    if unknown := told.keys() - names.keys():
+        raise FixConfig(f"a toleration takes {', '.join(names)}; {', '.join(sorted(unknown))} is none of them")
+    return k8s.V1Toleration(**{names[written]: value for written, value in told.items()})
 
 
 def _environment(assignment: Assignment, configuration: Configuration) -> list[k8s.V1EnvVar]:
@@ -175,9 +186,13 @@ def _from_secret(name: str, reference: str) -> k8s.V1EnvVar:
 
 
 def _volumes(
-    assignment: Assignment, configuration: Configuration
+    assignment: Assignment, configuration: Configuration, name: str
 ) -> tuple[list[k8s.V1VolumeMount], list[k8s.V1Volume]]:
-    mounts = [k8s.V1VolumeMount(name="staging", mount_path=STAGING), k8s.V1VolumeMount(name="tmp", mount_path="/tmp")]  # noqa: S108
+    mounts = [
+        # Pods that share a volume must not share a folder of it: each clears its own when it starts.
+        k8s.V1VolumeMount(name="staging", mount_path=STAGING, sub_path=name if configuration.staging_claim else None),
+        k8s.V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
+    ]
     room = 2 * assignment.ingest.staging_bytes + (0 if configuration.weights_claim else WEIGHTS_BYTES)
     scratch = k8s.V1EmptyDirVolumeSource(size_limit=str(room))
     volumes = [
@@ -187,13 +202,13 @@ def _volumes(
         # The root file system is read-only; libraries want a place for small files.
         k8s.V1Volume(name="tmp", empty_dir=k8s.V1EmptyDirVolumeSource(size_limit="256Mi")),
     ]
-    for name, path, claim in (
+    for volume, path, claim in (
         ("results", RESULTS, configuration.results_claim),
         ("weights", WEIGHTS, configuration.weights_claim),
     ):
         if claim:
-            mounts.append(k8s.V1VolumeMount(name=name, mount_path=path))
-            volumes.append(_claimed(name, claim))
+            mounts.append(k8s.V1VolumeMount(name=volume, mount_path=path))
+            volumes.append(_claimed(volume, claim))
     return mounts, volumes
 
 
