@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes_asyncio import client as async_client
 from tests.adapters.metrics_bed import eventually
-from tests.adapters.pod_bed import DRAINS, MIB, NAMESPACE, Cluster
+from tests.adapters.pod_bed import DRAINS, LINGERS, MIB, NAMESPACE, Cluster
 
 from tidegate.adapters.kube_pods import Gone, KubePods, LivePod, Stage, quantity_bytes
 from tidegate.core.errors import RetryLater
@@ -165,7 +165,9 @@ def test_an_api_server_that_is_away_is_asked_again_later() -> None:
         asyncio.run(asked())
 
 
-@pytest.mark.parametrize(X)
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "401"), (403, "allow `list` on pods"), (503, "503"), (200, "did not answer")]
+)
 def test_an_api_server_that_refuses_or_hangs_up_is_asked_again_later(status: int, words: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
