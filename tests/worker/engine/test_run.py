@@ -553,3 +553,34 @@ def test_a_probe_sees_what_each_image_leaves_behind(tmp_path: Path) -> None:
         settings(tmp_path),
     )
     assert 3 * MIB < report.growth_bytes_per_image < 5 * MIB
+
+
+def test_an_image_that_comes_again_after_its_job_was_reopened_is_done(tmp_path: Path) -> None:
+    job = BedJob(tasks_of(["image-1"]), expected=1)
+
+    def cancel_and_reopen(images: Sequence[DecodedImage]) -> None:
+        if job.lease_sizes and not reopened.is_set():
+            job.state = JobState.INACTIVE
+            time.sleep(0.5)
+            job.tasks.extend(tasks_of(["image-1"], reply_subject="second"))
+            job.state = JobState.OPEN
+            reopened.set()
+            time.sleep(0.5)
+
+    reopened = threading.Event()
+    predictor = BedPredictor(on_predict=cancel_and_reopen)
+    report = app.run(assignment(), job, fetcher_of(IMAGES), predictor, settings(tmp_path, progress_seconds=0.1))
+    assert report.acked == 1
+    assert [answer.task.reply_subject for answer in job.answers] == ["second"]
+    assert predictor.batches == [["image-1"], ["image-1"]]
+
+
+def test_an_image_with_an_endless_name_is_done_like_any_other(tmp_path: Path) -> None:
+    name = "x" * 3000
+    suspects = (Suspect(image_id=name[:512], strikes=2, strikes_alone=1),)
+    job = BedJob(tasks_of([name], reply_subject="y" * 3000))
+    report = app.run(assignment(suspects=suspects), job, fetcher_of({name: jpeg()}), BedPredictor(), settings(tmp_path))
+    assert (report.acked, report.quarantined) == (1, 1)
+    job = BedJob(tasks_of([name], reply_subject="y" * 3000))
+    report = app.run(assignment(), job, fetcher_of({name: jpeg()}), BedPredictor(), settings(tmp_path))
+    assert (report.acked, report.failed) == (1, 0)

@@ -25,6 +25,7 @@ from tidegate_worker.pipeline.settings import EngineSettings
 from tidegate_worker.pipeline.timing import Timing
 from tidegate_worker.policy.backoff import delay_seconds
 from tidegate_worker.ports import Failure, Fetcher, Job, JobProgress, Predictor
+from tidegate_worker.redact import redact
 from tidegate_worker.stages.decode import Decode
 from tidegate_worker.stages.download import Download
 from tidegate_worker.stages.infer import Infer
@@ -65,6 +66,8 @@ class Engine:
         self.ledger = Ledger()
         self.journal = journal
         self.staging = Staging(settings.staging_dir, ingest.staging_bytes, ingest.staged_images)
+        # What loading the models left free in the arenas is no floor.
+        allocator.trim()
         self.inlet = Inlet(
             assignment, memory.read, allocator.trim, lambda: self.ledger.tally().acked, first_alone=first_alone
         )
@@ -121,7 +124,7 @@ class Engine:
             generation=self.assignment.generation,
             phase="running" if ending is None else "finished",
             exit_code=None if ending is None else ending.exit_code,
-            reason="" if ending is None else ending.reason[:600],
+            reason="" if ending is None else redact(ending.reason)[:600],
             acked=tally.acked,
             failed=tally.failed,
             quarantined=tally.quarantined,

@@ -70,6 +70,7 @@ class Inlet:
         #: From readings with nothing in flight, which are the better ones but seldom come, and from all.
         self._idle_growth = Growth()
         self._growth = Growth()
+        self._growth_bytes_per_image = 0
         self._reading = read_memory()
         self._idle_bytes = self._floor_bytes = self._peak_bytes = self._reading.nonreclaimable_bytes
 
@@ -129,6 +130,7 @@ class Inlet:
         with self._changed:
             reading = self._look()
             before, self._gate = self._gate, self._gate.after(reading, elapsed_seconds)
+            self._growth_bytes_per_image = self._measure_growth()
             now = time.monotonic()
             fitting = [
                 lease for lease in self._parked if lease.expired(now) or self._wanted(lease) <= reading.limit_bytes
@@ -148,7 +150,7 @@ class Inlet:
                 gate=self._gate,
                 floor_bytes=self._floor_bytes,
                 peak_bytes=self._peak_bytes,
-                growth_bytes_per_image=self._growth_bytes(),
+                growth_bytes_per_image=self._growth_bytes_per_image,
                 wanted_bytes=max(map(self._wanted, self._parked), default=0),
                 in_flight_bytes=self._credits.in_use_bytes(),
                 in_flight_images=self._in_flight_images,
@@ -201,7 +203,7 @@ class Inlet:
             self._floor_bytes = min(self._floor_bytes, self._idle_bytes)
         return reading
 
-    def _growth_bytes(self) -> int:
+    def _measure_growth(self) -> int:
         idle = self._idle_growth.bytes_per_image()
         return idle if idle is not None else self._growth.bytes_per_image() or 0
 

@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from tidegate.core.contract import JournalEntry
 from tidegate_worker.pipeline.credits import Credit
 from tidegate_worker.ports import Answer, Failure, ImageHeader, Task
 from tidegate_worker.staging import StagedFile
+
+_LONGEST: Final = 512
 
 
 class Place(StrEnum):
@@ -75,7 +78,7 @@ class Ledger:
             if task.delivery > 1:
                 self._counts["redelivered"] += 1
             held = self._leases.get(task.image_id)
-            if held is not None:
+            if held is not None and not held.dropped:
                 held.task = task
                 return None
             lease = self._leases[task.image_id] = Lease(task=task, alone=alone)
@@ -88,7 +91,9 @@ class Ledger:
     def forget(self, lease: Lease) -> None:
         """It is nobody's any more: its lease ran out or its job stopped being served."""
         with self._lock:
-            self._leases.pop(lease.task.image_id, None)
+            # A dropped lease may have been succeeded by a new one of the same image.
+            if self._leases.get(lease.task.image_id) is lease:
+                del self._leases[lease.task.image_id]
 
     def acked(self, answer: Answer) -> Lease | None:
         """Count an answer that was accepted for good; its lease, unless it was acked before."""
@@ -129,12 +134,17 @@ class Ledger:
             return tuple(lease for lease in self._leases.values() if not places or lease.place in places)
 
 
+def journal_id(task: Task) -> str:
+    """By this an image is known again after a kill; the contract bounds its length."""
+    return task.image_id[:_LONGEST]
+
+
 def journal_entries(leases: Iterable[Lease]) -> tuple[JournalEntry, ...]:
     held = tuple(leases)
     return tuple(
         JournalEntry(
-            image_id=lease.task.image_id,
-            reply_subject=lease.task.reply_subject,
+            image_id=journal_id(lease.task),
+            reply_subject=lease.task.reply_subject and lease.task.reply_subject[:_LONGEST],
             delivery=lease.task.delivery,
             alone=len(held) == 1,
         )

@@ -23,7 +23,7 @@ from tidegate.core.contract import Assignment, ExitCode
 from tidegate.core.errors import RetryLater
 from tidegate_worker.pipeline.drain import Drain
 from tidegate_worker.pipeline.flow import Flow
-from tidegate_worker.pipeline.lease import Place
+from tidegate_worker.pipeline.lease import Place, journal_id
 from tidegate_worker.pipeline.settings import EngineSettings
 from tidegate_worker.policy.backoff import delay_seconds
 from tidegate_worker.policy.failure_budget import spent
@@ -149,7 +149,7 @@ class Leasing:
         self._leased += len(tasks)
         self._rate.started(now)
         for task in tasks:
-            suspect = self._suspects.get(task.image_id)
+            suspect = self._suspects.get(journal_id(task))
             how = handling(suspect, task.last_delivery)
             lease = self._flow.ledger.add(task, alone=how is not Handling.BESIDE_OTHERS)
             if lease is None:
