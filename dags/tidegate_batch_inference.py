@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk import Param, TriggerRule, chain, dag, get_current_context, task, task_group
 
+from tidegate import notices
 from tidegate.adapters.configuration import configuration
 from tidegate.control import tasks
 from tidegate.failures import BySlotState
@@ -161,9 +162,16 @@ def tidegate_batch_inference() -> None:
     def verify(run: str) -> str:
         return tasks.verify(run)
 
-    @task(trigger_rule=TriggerRule.ALL_DONE, retry_policy=BySlotState())
+    @task(
+        trigger_rule=TriggerRule.ALL_DONE,
+        retry_policy=BySlotState(),
+        on_success_callback=notices.on_end(settings),
+        on_failure_callback=notices.on_lock_out(settings),
+    )
     def report(run: str) -> None:
-        tasks.report(run)
+        outcome = tasks.report(run)
+        get_current_context()["ti"].xcom_push(key=notices.SUMMARY, value=outcome.words)
+        outcome.raise_unless_proven()
 
     probe = ProbePodOperator(task_id="probe", run_id=RUN_ID)
     slots = plan(RUN_ID)

@@ -85,6 +85,10 @@ class Configuration(BaseSettings):
     nightly_manifests: tuple[str, ...] = Field(
         (), description='manifests of each night, as JSON: ["PIPELINE=s3://bucket/{{ ds }}.csv"]'
     )
+    slack_conn_id: str | None = Field(None, description="Airflow connection that tells of ends and lock-outs in Slack")
+    slack_channel: str = Field("#tidegate", description="where in Slack")
+    pagerduty_conn_id: str | None = Field(None, description="Airflow connection that pages on a lock-out")
+    opsgenie_conn_id: str | None = Field(None, description="Airflow connection that alerts on a lock-out")
     docs_url: str = Field("https://github.com/tidegate/tidegate/blob/main/docs", description="where runbooks are read")
 
     def store_url(self, airflow_home: str) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from tidegate.adapters.configuration import configuration
-from tidegate.adapters.run_store import RunState
-from tidegate.adapters.sources import JobStanding, count
+from tidegate.adapters.run_store import Run, RunState, RunStore
+from tidegate.adapters.sources import JobCount, JobStanding, count
 from tidegate.control import closing, opening, planning
 from tidegate.control.runs import Request, open_store, planned
 from tidegate.core.contract import GIB, MIB
@@ -86,11 +87,20 @@ def verify(run_id: str) -> str:
     return words
 
 
-def report(run_id: str) -> None:
-    """Store and show the run's numbers, however it ended; fails where it is not proven complete.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended, in words; the last task of the DAG fails by it, so that its state is the run's."""
 
-    It is the last task of the run, so that its state is the run's.
-    """
+    words: str
+    unproven: str | None
+
+    def raise_unless_proven(self) -> None:
+        if self.unproven is not None:
+            raise NeedsHuman(self.unproven)
+
+
+def report(run_id: str) -> Outcome:
+    """Store and show the run's numbers, however it ended."""
     settings, now = configuration(), time.time()
     store = open_store(settings)
     run = store.run(run_id)
@@ -101,17 +111,22 @@ def report(run_id: str) -> None:
     except (RetryLater, FixConfig) as error:
         log.warning("the source was not asked: %s", error)
         counted = None
-    phases = {slot.state.phase for slot in store.slots(run_id)}
-    if Phase.LOCKED_OUT in phases:
-        state = RunState.LOCKED_OUT
-    elif counted is not None and counted.standing is JobStanding.COMPLETE:
-        state = RunState.DONE
-    else:
-        state = RunState.FAILED
+    state = _state(run, store, counted)
     summary = closing.summarise(run, store, counted, state, now)
     closing.close(run, store, summary, store.probe_report(run_id), now)
-    log.info("%s", closing.in_words(summary, store.trips(run_id)))
-    if state is not RunState.DONE and not Request.from_json(run.request).dry_run:
-        raise NeedsHuman(
-            f"run {run_id} is {state.value.replace('_', ' ')}: {summary.acked} of {summary.images} answered"
-        )
+    words = closing.in_words(summary, store.trips(run_id))
+    log.info("%s", words)
+    if state in (RunState.DONE, RunState.PLANNED):
+        return Outcome(words, None)
+    ended = state.value.replace("_", " ")
+    return Outcome(words, f"run {run_id} is {ended}: {summary.acked} of {summary.images} answered")
+
+
+def _state(run: Run, store: RunStore, counted: JobCount | None) -> RunState:
+    if Request.from_json(run.request).dry_run and run.plan is not None:
+        return RunState.PLANNED
+    if any(slot.state.phase is Phase.LOCKED_OUT for slot in store.slots(run.run_id)):
+        return RunState.LOCKED_OUT
+    if counted is not None and counted.standing is JobStanding.COMPLETE:
+        return RunState.DONE
+    return RunState.FAILED

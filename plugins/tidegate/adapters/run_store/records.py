@@ -11,6 +11,8 @@ from tidegate.core.slot import SlotState
 
 class RunState(StrEnum):
     RUNNING = "running"
+    #: A dry run: measured and planned, nothing launched.
+    PLANNED = "planned"
     DONE = "done"
     LOCKED_OUT = "locked_out"
     FAILED = "failed"
