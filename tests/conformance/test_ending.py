@@ -208,3 +208,15 @@ def test_an_ended_pod_keeps_its_verdict_when_patched(cluster: Cluster) -> None:
     patched = cluster.patch("finished", {"metadata": {"labels": {"already_checked": "True"}}})
     assert patched.metadata.labels["already_checked"] == "True"
     assert patched.status.phase == ended.status.phase
+
+
+def test_a_finalizer_holds_an_ended_pod_until_it_is_taken_away(cluster: Cluster) -> None:
+    body = cluster.manifest("held", SLEEPS, terminationGracePeriodSeconds=1)
+    body["metadata"]["finalizers"] = ["tidegate.test/hold"]
+    cluster.core.create_namespaced_pod(cluster.namespace, body)
+    cluster.says("held", "ready")
+    cluster.delete("held")
+    pod = cluster.ended("held")
+    assert pod.metadata.deletion_timestamp
+    cluster.patch("held", {"metadata": {"finalizers": None}})
+    cluster.gone("held")

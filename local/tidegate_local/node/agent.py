@@ -32,6 +32,8 @@ _SCHEDULING_DELAY_SECONDS: Final = 0.01
 _MAX_DELAY_SECONDS: Final = 0.25
 _PRUNE_SECONDS: Final = 60.0
 _RESTART_WORKER_SECONDS: Final = 2.0
+#: Fields of containers that a kubelet acts on and this agent does not.
+_IGNORED: Final = ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")
 
 
 class Agent:
@@ -107,6 +109,10 @@ class Agent:
                     cgroups.remove(group.folders)
             if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
+        # Groups that a killed process made and had not yet written down.
+        for group_folder in (path for base in services.cgroups.base for path in base.glob("*/")):
+            if group_folder.name not in live:
+                cgroups.remove([*group_folder.glob("*/"), group_folder])
         self._remove_earlier_bases()
 
     def _remove_earlier_bases(self) -> None:
@@ -274,6 +280,11 @@ class Agent:
         metadata = pod["metadata"]
         told = f"Successfully assigned {metadata['namespace']}/{metadata['name']} to {facts.name}"
         self._services.recorder.record(pod, "Scheduled", told, source="default-scheduler")
+        ignored = sorted({field for each in pod["spec"]["containers"] for field in _IGNORED if field in each})
+        if ignored:
+            self._services.recorder.record(
+                pod, "FieldsIgnored", f"this node does not act on {', '.join(ignored)}", warns=True
+            )
         bound = {**pod, "spec": {**pod["spec"], "nodeName": facts.name}, "status": status}
         self._services.store.replace(PODS, bound)
 

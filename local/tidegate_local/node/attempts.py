@@ -90,6 +90,11 @@ class Attempt:
     def has_ended(self) -> bool:
         return _has_ended(self.folder)
 
+    @property
+    def never_ran(self) -> bool:
+        """The shim ended before it came to starting the command: as if it had not been tried."""
+        return self.has_ended and not any((self.folder / name).exists() for name in ("running.json", "exit.json"))
+
     def _begun(self) -> Begun | None:
         content = _read(self.folder / "running.json")
         return Begun(**content) if content else None

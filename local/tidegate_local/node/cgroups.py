@@ -67,7 +67,7 @@ class Group(Protocol):
 
 class Cgroups(Protocol):
     def create(self, name: str) -> Group:
-        """A group `name` (a/b for one inside another) below the stack's own."""
+        """A group `name` (a/b for one inside another) below the stack's own; one that was begun before is taken."""
 
     def existing(self, folders: list[Path]) -> Group: ...
 
@@ -187,7 +187,7 @@ class CgroupsV1:
     def create(self, name: str) -> Group:
         folders = [base / name for base in self._bases]
         for folder in folders:
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
         # Swap would turn a kill into a crawl.
         (folders[0] / "memory.swappiness").write_text("0")
         return GroupV1(folders)
@@ -274,7 +274,7 @@ class CgroupsV2:
 
     def create(self, name: str) -> Group:
         folder = self._base / name
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         if folder.parent == self._base:
             _enable(folder)
         else:

@@ -98,14 +98,14 @@ class ContainerSlot:
             return
         self.view = replace(self.view, restarts=int(folders[-1].name), identifier=self._identifier(pod, folders[-1]))
         group = noted_group(folders[-1], self._services)
-        if group is None or not (folders[-1] / "lock").exists():
-            # Killed before anything ran: as if it had never been tried.
-            if group is not None:
-                cgroups.remove(group.folders)
+        attempt = Attempt(folders[-1], group, self._on_change) if group is not None else None
+        if attempt is None or attempt.never_ran:
+            if attempt is not None:
+                cgroups.remove(attempt.group.folders)
             shutil.rmtree(folders[-1])
             self.view = replace(self.view, identifier="")
             return
-        self.attempt = Attempt(folders[-1], group, self._on_change)
+        self.attempt = attempt
         self.attempt.adopt()
         self.observe(pod)
 
@@ -209,11 +209,12 @@ class ContainerSlot:
             has_gpu=GPU in (container["resources"].get("limits") or {}),
             read_only_root=bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem")),
         )
-        self.attempt = Attempt(folder, group, self._on_change)
+        attempt = Attempt(folder, group, self._on_change)
         self.view = replace(self.view, identifier=self._identifier(pod, folder), state=Waiting())
         self.tell(pod, "Pulled", f'Container image "{container["image"]}" already present on machine')
         self.tell(pod, "Created", f"Created container: {self.name}")
-        await self.attempt.start(specification)
+        await attempt.start(specification)
+        self.attempt = attempt
         self.observe(pod)
         if not (isinstance(self.view.state, Terminated) and self.view.state.reason == "StartError"):
             self.tell(pod, "Started", f"Started container {self.name}")

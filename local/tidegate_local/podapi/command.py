@@ -28,6 +28,7 @@ from typing import IO, Final
 
 from aiohttp import web
 
+from tidegate.core.contract import ExitCode
 from tidegate.core.errors import FixConfig
 from tidegate_local.node import metrics
 from tidegate_local.node.agent import Agent
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         asyncio.run(_serve(arguments))
     except FixConfig as error:
         print(f"podapi: {error}", file=sys.stderr)
-        return 78
+        return ExitCode.CONFIGURATION
     return 0
 
 

@@ -153,7 +153,7 @@ def _json_patch(target: Any, operations: Any) -> Any:
         except (KeyError, IndexError, ValueError, TypeError) as error:
             problem = f"the server rejected our request due to an error in our request: {operation.get('op')} "
             raise Refusal(422, "Invalid", f"{problem}{operation.get('path')}: {error}") from None
-    return document[""]
+    return document.get("")
 
 
 def _operate(document: Json, operation: Json) -> None:

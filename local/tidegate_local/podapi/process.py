@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tidegate.core.contract import ExitCode
 from tidegate.core.errors import FixConfig
 
 _READY_SECONDS: Final = 30.0
@@ -31,7 +32,7 @@ class PodApiProcess:
 
     @classmethod
     def start(cls, workdir: Path, *options: str, environment: dict[str, str] | None = None) -> PodApiProcess:
-        """Start a pod API and wait until it answers; FixConfig with its own words where it cannot run here."""
+        """Start a pod API and wait until it answers; FixConfig with its own words where a person must act first."""
         workdir.mkdir(parents=True, exist_ok=True)
         log = workdir / "podapi.log"
         begins = log.stat().st_size if log.exists() else 0
@@ -47,11 +48,12 @@ class PodApiProcess:
             if ready := _READY.search(said):
                 return cls(workdir, process, ready[1])
             if process.poll() is not None:
-                raise FixConfig(said.strip() or f"the pod API ended with code {process.returncode}")
+                told = said.strip() or f"the pod API ended with code {process.returncode}"
+                raise FixConfig(told) if process.returncode == ExitCode.CONFIGURATION else RuntimeError(told)
             time.sleep(0.02)
         process.kill()
         process.wait()
-        raise FixConfig(f"the pod API did not answer within {_READY_SECONDS:.0f} s: see {log}")
+        raise RuntimeError(f"the pod API did not answer within {_READY_SECONDS:.0f} s: see {log}")
 
     @property
     def kubeconfig(self) -> Path:

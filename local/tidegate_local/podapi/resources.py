@@ -112,7 +112,9 @@ class Resources:
             return desired
         stored = self.store.replace(kind, desired)
         metadata = stored["metadata"]
-        if "deletionTimestamp" in metadata and not metadata.get("finalizers") and kind is not PODS:
+        # A pod that still runs is the node's to remove.
+        is_idle = kind is not PODS or pod_rules.grace_seconds(stored, None) == 0
+        if "deletionTimestamp" in metadata and not metadata.get("finalizers") and is_idle:
             return self.store.delete(kind, target.namespace, target.name)
         return stored
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from kubernetes import client, watch
+
+from tidegate.core.errors import FixConfig
 
 if TYPE_CHECKING:
     from tests.local.node.conftest import Stack
@@ -193,5 +196,26 @@ def test_after_a_kill_a_stop_of_the_successor_leaves_nothing_either(start: Calla
 
 def test_a_second_api_on_the_same_folder_is_refused(start: Callable[..., Stack]) -> None:
     start()
-    with pytest.raises(pytest.skip.Exception, match="another pod API runs"):
+    with pytest.raises(FixConfig, match="another pod API runs"):
         start()
+
+
+def test_a_container_whose_shim_had_not_begun_is_started_again(start: Callable[..., Stack]) -> None:
+    # What a kill leaves between making the attempt's folder and cgroup and telling the shim what to run.
+    first = start()
+    first.run("begun", "print('ran'); import time; time.sleep(60)", container={"image": "unknown:1"})
+    first.until("begun", lambda pod: pod.status.container_statuses and pod.status.container_statuses[0].state.waiting)
+    uid = first.core.read_namespaced_pod("begun", "default").metadata.uid
+    first.api.kill()
+    base = next(Path(line) for line in (first.api.workdir / "cgroup-bases").read_text().split("\n") if "memory" in line)
+    attempt = first.api.workdir / "pods" / uid / "containers" / "main" / "0"
+    attempt.mkdir(parents=True)
+    (attempt / "lock").touch()
+    (base / uid / "main.0").mkdir(parents=True)
+    (base / "of-a-pod-that-is-gone" / "main.0").mkdir(parents=True)
+    table = first.api.workdir.parent / "images.yaml"
+    table.write_text(f'images: {{"unknown:1": {{python: "{sys.prefix}"}}}}\n')
+    second = start("--images", str(table))
+    second.says("begun", "ran")
+    assert second.core.read_namespaced_pod("begun", "default").status.container_statuses[0].restart_count == 0
+    assert not (base / "of-a-pod-that-is-gone").exists()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,7 +67,7 @@ def cgroup() -> Iterator[Path]:
 def _below_closed(path: Path) -> Path | None:
     """The outermost step of `path` that lies in a folder which others may not enter."""
     steps = [*reversed(path.parents), path]
-    pairs = zip(steps, steps[1:], strict=False)
+    pairs = pairwise(steps)
     return next((inner for outer, inner in pairs if not outer.stat().st_mode & 0o001), None)
 
 
