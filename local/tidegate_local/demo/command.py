@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,13 +18,13 @@ from rich.live import Live
 
 from tidegate.adapters.pod_spec import pod_prefix
 from tidegate.adapters.run_store import RunStore
-from tidegate.core.errors import FixConfig, NeedsHuman
+from tidegate.core.errors import NeedsHuman
 from tidegate_local.demo.airflow import DAG, OVER, Airflow
+from tidegate_local.demo.registration import register
 from tidegate_local.demo.scenarios import SCENARIOS, Scenario
 from tidegate_local.demo.view import Memory, Moment, line, picture, slots_of
 from tidegate_local.jobserver.control import JobServer, JobTruth
-from tidegate_local.stack.layout import REPOSITORY, Layout
-from tidegate_local.stack.services import DEMO_CATALOGUE
+from tidegate_local.stack.layout import Layout
 from tidegate_local.stack.session import Session, add_home_argument, say
 from tidegate_local.stack.supervisor import exclusive
 
@@ -83,32 +81,12 @@ class Demo:
 
     def _job(self) -> tuple[str, Callable[[], JobTruth | None]]:
         scenario = self._scenario
-        self._register(scenario.pipeline)
+        register(self._session.layout, self._jobs, scenario.pipeline)
         if scenario.is_manifest:
             made = self._jobs.create_manifest(f"demo-{int(time.time())}", scenario.kind, scenario.images)
             return made["csv"], lambda: None
         job = self._jobs.create_job(scenario.kind, scenario.images, scenario.pipeline)
         return str(job), lambda: self._jobs.truth(job)
-
-    def _register(self, pipeline: str) -> None:
-        """Tell the job server of the pipeline, as an administrator does once: results of a stranger are not saved."""
-        worker = REPOSITORY / ".venv" / "worker" / "bin" / "tidegate-worker"
-        done = subprocess.run(
-            (str(worker), "register", "--pipeline", pipeline),
-            env={
-                "PATH": os.defpath,
-                "HOME": str(self._session.layout.home),
-                "TIDEGATE_CATALOGUE": str(DEMO_CATALOGUE),
-                "TIDEGATE_ANTENNA_URL": self._jobs.api_url,
-                "TIDEGATE_ANTENNA_TOKEN_FILE": str(self._session.layout.jobserver / "token"),
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise FixConfig(f"pipeline {pipeline} could not be registered: {done.stderr.strip()[-500:]}")
 
     def _watch(self, dag_run: str, truth: Callable[[], JobTruth | None]) -> str:
         began = time.monotonic()

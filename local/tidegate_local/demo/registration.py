@@ -1,0 +1,32 @@
+"""Tells the job server of a pipeline, as an administrator does once: it does not save a stranger's results."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from tidegate.core.errors import FixConfig
+from tidegate_local.jobserver.control import JobServer
+from tidegate_local.stack.layout import REPOSITORY, Layout
+from tidegate_local.stack.services import DEMO_CATALOGUE
+
+
+def register(layout: Layout, jobs: JobServer, pipeline: str) -> None:
+    """Run `tidegate-worker register`; safe to repeat."""
+    worker = REPOSITORY / ".venv" / "worker" / "bin" / "tidegate-worker"
+    done = subprocess.run(
+        (str(worker), "register", "--pipeline", pipeline),
+        env={
+            "PATH": os.defpath,
+            "HOME": str(layout.home),
+            "TIDEGATE_CATALOGUE": str(DEMO_CATALOGUE),
+            "TIDEGATE_ANTENNA_URL": jobs.api_url,
+            "TIDEGATE_ANTENNA_TOKEN_FILE": str(layout.jobserver / "token"),
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise FixConfig(f"pipeline {pipeline} could not be registered: {done.stderr.strip()[-500:]}")
