@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
-import requests
-
-from tidegate.adapters.configuration import Configuration, read_secret
-from tidegate.core.errors import FixConfig, RetryLater
-
-REQUEST_SECONDS: Final = 30.0
+from tidegate.adapters.antenna_api import ask
+from tidegate.adapters.configuration import Configuration
+from tidegate.core.errors import FixConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +17,8 @@ class OpenJob:
 
 def open_jobs(configuration: Configuration, at_most: int) -> list[OpenJob]:
     """Up to `at_most` unfinished jobs of the pipelines that are served here, oldest first."""
-    headers = {}
-    if configuration.antenna_token_file is not None:
-        token = read_secret(configuration.antenna_token_file, "TIDEGATE_ANTENNA_TOKEN_FILE")
-        headers["Authorization"] = f"Token {token}"
+    if not configuration.antenna_url:
+        raise FixConfig("no open jobs can be asked for: set TIDEGATE_ANTENNA_URL")
     query = {
         "pipeline__slug__in": ",".join(configuration.pipelines),
         "ids_only": "1",
@@ -33,23 +27,10 @@ def open_jobs(configuration: Configuration, at_most: int) -> list[OpenJob]:
         # Without a limit the server hands out one job, at random.
         "limit": str(at_most),
     }
-    try:
-        answer = requests.get(
-            f"{configuration.antenna_url}/jobs/",
-            params=query,
-            headers=headers,
-            timeout=REQUEST_SECONDS,
-            allow_redirects=False,
-        )
-    except requests.RequestException as error:
-        raise RetryLater(f"Antenna does not answer: {type(error).__name__}", delay_seconds=60.0) from None
-    if answer.status_code in (401, 403):
-        raise FixConfig(f"Antenna answers {answer.status_code} to the list of jobs: check TIDEGATE_ANTENNA_TOKEN_FILE")
-    if not answer.ok:
-        raise RetryLater(f"Antenna answers {answer.status_code} to the list of jobs", delay_seconds=60.0)
+    answer = ask(configuration.antenna_url, "jobs/", configuration, query)
     found = {
         str(job["id"]): OpenJob(str(job["id"]), job["pipeline_slug"])
-        for job in answer.json()["results"]
+        for job in answer["results"]
         if job.get("pipeline_slug") in configuration.pipelines
     }
     return sorted(found.values(), key=lambda each: int(each.job))

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.core.contract import GIB
@@ -56,6 +56,10 @@ class Configuration(BaseSettings):
 
     antenna_url: str | None = Field(None, description="base URL of the Antenna API, ending in /api/v2")
     antenna_token_file: Path | None = Field(None, description="file with the token that reads job progress")
+    ledger_url: SecretStr | None = Field(
+        None, description="database URL of the manifest jobs' ledger, as Airflow reaches it; the workers have their own"
+    )
+    ledger_url_file: Path | None = Field(None, description="a file with that URL, for one that holds a password")
     pipelines: tuple[str, ...] = Field(
         (
             "panama_moths_2023",
@@ -90,6 +94,17 @@ class Configuration(BaseSettings):
     pagerduty_conn_id: str | None = Field(None, description="Airflow connection that pages on a lock-out")
     opsgenie_conn_id: str | None = Field(None, description="Airflow connection that alerts on a lock-out")
     docs_url: str = Field("https://github.com/tidegate/tidegate/blob/main/docs", description="where runbooks are read")
+
+    def ledger(self) -> str:
+        """The URL of the manifest jobs' ledger."""
+        if self.ledger_url_file is not None:
+            return read_secret(self.ledger_url_file, "TIDEGATE_LEDGER_URL_FILE")
+        if self.ledger_url is None:
+            raise FixConfig(
+                "only the ledger of a manifest's workers proves that all of it is answered: set TIDEGATE_LEDGER_URL,"
+                " for example to postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+            )
+        return self.ledger_url.get_secret_value()
 
     def store_url(self, airflow_home: str) -> str:
         return self.run_store_url or f"sqlite:///{Path(airflow_home) / 'tidegate.sqlite'}"

@@ -5,59 +5,26 @@ The only word that counts for completion. Antenna is asked over its API, a manif
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
-import requests
-
-from tidegate.adapters.configuration import Configuration, read_secret
+from tidegate.adapters import manifest_ledger
+from tidegate.adapters.antenna_api import ask
+from tidegate.adapters.configuration import Configuration
+from tidegate.adapters.job_count import JobCount, JobStanding
 from tidegate.core.contract import Source, SourceKind
-from tidegate.core.errors import FixConfig, RetryLater
+from tidegate.core.errors import FixConfig
 
-REQUEST_SECONDS: Final = 15.0
-
-
-class JobStanding(StrEnum):
-    OPEN = "open"
-    COMPLETE = "complete"
-    #: Over at its owner's, but not because all was answered: cancelled, failed, revoked.
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class JobCount:
-    standing: JobStanding
-    done: int | None
-    total: int | None
-    failed: int | None
-    words: str
+__all__ = ["JobCount", "JobStanding", "antenna_count", "count"]
 
 
 def count(source: Source, configuration: Configuration) -> JobCount:
     """Ask the owner of `source`. RetryLater where it does not answer."""
-    if source.kind is SourceKind.ANTENNA:
-        return _antenna(source, configuration)
-    from tidegate.adapters.manifest_ledger import count as count_manifest
-
-    return count_manifest(source, configuration)
-
-
-def _antenna(source: Source, configuration: Configuration) -> JobCount:
-    url = f"{source.uri or configuration.antenna_url}/jobs/{source.job}/"
-    headers = {}
-    if configuration.antenna_token_file is not None:
-        token = read_secret(configuration.antenna_token_file, "TIDEGATE_ANTENNA_TOKEN_FILE")
-        headers["Authorization"] = f"Token {token}"
-    try:
-        answer = requests.get(url, headers=headers, timeout=REQUEST_SECONDS, allow_redirects=False)
-    except requests.RequestException as error:
-        raise RetryLater(f"Antenna does not answer: {type(error).__name__}", delay_seconds=30.0) from None
-    if answer.status_code in (401, 403, 404):
-        raise FixConfig(f"Antenna answers {answer.status_code} for job {source.job}: check the job's number, the token")
-    if not answer.ok:
-        raise RetryLater(f"Antenna answers {answer.status_code}", delay_seconds=30.0)
-    return antenna_count(answer.json())
+    if source.kind is SourceKind.MANIFEST:
+        return manifest_ledger.count(source, configuration)
+    base_url = source.uri or configuration.antenna_url
+    if not base_url:
+        raise FixConfig(f"nobody can be asked about Antenna job {source.job}: set TIDEGATE_ANTENNA_URL")
+    return antenna_count(ask(base_url, f"jobs/{source.job}/", configuration))
 
 
 def antenna_count(job: dict[str, Any]) -> JobCount:
