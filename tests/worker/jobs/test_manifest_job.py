@@ -421,19 +421,17 @@ def worker(ledger_url: str, directory: Path, job: str, owner: str, chunk_rows: i
     )  # fmt: skip
 
 
-def test_kills_between_any_two_lines_lose_no_row_and_redo_no_acked_one(
-    ledger_url: str, tmp_path: Path, job_name: str
-) -> None:
-    """Two workers share the ledger and are killed by SIGKILL again and again; their successors finish."""
+def kill_again_and_again(ledger_url: str, directory: Path, job: str, rounds: int, rows: int) -> Counter[str]:
+    """How often each row was acked while two workers share the ledger and are killed by SIGKILL, round after round."""
     chance = random.Random(5)
-    rows = 400
-    write_manifest(tmp_path, rows)
+    write_manifest(directory, rows)
     acked: Counter[str] = Counter()
-    for _kill in range(4):
-        pair = [worker(ledger_url, tmp_path, job_name, f"run/{slot}", 16) for slot in (0, 1)]
+    for _round in range(rounds):
+        pair = [worker(ledger_url, directory, job, f"run/{slot}", 16) for slot in (0, 1)]
         for process in pair:
             assert process.stdout is not None
-            acked.update(line.strip() for line in (process.stdout.readline() for _ in range(chance.randrange(5, 40))))
+            for _ in range(chance.randrange(1, 2 * rows // (3 * rounds))):
+                acked[process.stdout.readline().strip()] += 1
         for process in pair:
             process.send_signal(signal.SIGKILL)
         for process in pair:
@@ -441,11 +439,26 @@ def test_kills_between_any_two_lines_lose_no_row_and_redo_no_acked_one(
             # A last line may be cut in half by the kill.
             acked.update(line[:-1] for line in process.stdout if line.endswith("\n"))
             process.wait()
-    pair = [worker(ledger_url, tmp_path, job_name, f"run/{slot}", 16) for slot in (0, 1)]
+    pair = [worker(ledger_url, directory, job, f"run/{slot}", 16) for slot in (0, 1)]
     for process in pair:
         told, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         acked.update(told.split("\n")[:-1])
     acked.pop("", None)
-    assert_whole(tmp_path, rows)
+    return acked
+
+
+def test_kills_between_any_two_lines_lose_no_row_and_redo_no_acked_one(
+    ledger_url: str, tmp_path: Path, job_name: str
+) -> None:
+    acked = kill_again_and_again(ledger_url, tmp_path, job_name, rounds=4, rows=400)
+    assert_whole(tmp_path, 400)
+    assert max(acked.values()) == 1
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_two_hundred_kills_lose_no_row_and_redo_no_acked_one(ledger_url: str, tmp_path: Path, job_name: str) -> None:
+    acked = kill_again_and_again(ledger_url, tmp_path, job_name, rounds=100, rows=20_000)
+    assert_whole(tmp_path, 20_000)
     assert max(acked.values()) == 1

@@ -1,8 +1,8 @@
 """Answers on disk: what waits to be posted, and what was accepted, kept in case its image is delivered again.
 
-One append-only log in segments. A record is a prefix (magic, CRC, sizes), a head in JSON and, for answers, the body of
-the result; it counts once it is synced, so a kill loses only what `append` had not returned. A torn tail is cut off at
-the next start. Marks (accepted, forgotten) are not synced: to lose one means to post again, which is harmless.
+One append-only log in segments. A record counts once it is synced, so a kill loses only what `sync` had not returned
+for; a torn tail is cut off at the next start. Marks (closed, forgotten) are not synced: to lose one means to post
+again, which is harmless.
 
 | record      | head                                | meaning                                                     |
 |-------------|-------------------------------------|-------------------------------------------------------------|
@@ -19,25 +19,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
-import logging
 import os
-import struct
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from tidegate.core.errors import FixConfig, RetryLater
-
-log = logging.getLogger(__name__)
-
-_PREFIX: Final = struct.Struct(">4sIIQ")
-_MAGIC: Final = b"TGA1"
-_COPY_BYTES: Final = 1024 * 1024
+from tidegate_worker.jobs.antenna.segment import Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +63,6 @@ class Post:
     reply_subject: str
 
 
-@dataclass(slots=True)
-class _Segment:
-    number: int
-    path: Path
-    file: int
-    size_bytes: int = 0
-    answers: int = 0
-    #: Posts that wait for a body in this segment, or whose record lies in it.
-    waiting: int = 0
-
-
 class AnswerLog:
     """See the module; safe to use from any thread of the one process that has it open."""
 
@@ -90,7 +70,7 @@ class AnswerLog:
         self._directory = directory
         self._bounds = bounds or LogBounds()
         self._lock = threading.RLock()
-        self._segments: dict[int, _Segment] = {}
+        self._segments: dict[int, Segment] = {}
         self._kept: dict[str, Kept] = {}
         self._waiting: dict[int, Post] = {}
         #: Where the record of a waiting post lies: its segment may go no earlier than the post.
@@ -175,7 +155,7 @@ class AnswerLog:
     def sync(self) -> None:
         with self._lock:
             if self._segments and self._guard >= 0:
-                os.fdatasync(self._current().file)
+                self._current().sync()
 
     def close_posts(self, numbers: Iterable[int]) -> None:
         """These were accepted, or are replaced by another: they wait no longer."""
@@ -190,11 +170,6 @@ class AnswerLog:
                 self._forget_post(number)
             self._evict(self._bounds.kept_bytes, self._bounds.kept_answers)
 
-    def forget(self, image_id: str) -> None:
-        """Keep this image's answer no longer."""
-        with self._lock:
-            self._kept.pop(image_id, None)
-
     def forget_subjects(self) -> None:
         """No subject so far is good any more, and what failed may now succeed."""
         with self._lock:
@@ -206,20 +181,9 @@ class AnswerLog:
     def read(self, kept: Kept) -> Iterator[bytes]:
         """The body of an answer, piece by piece."""
         with self._lock:
-            # A descriptor of our own: the segment may be deleted while the bytes are on their way.
             if self._guard < 0:
                 raise RetryLater(f"the answer log in {self._directory} is closed")
-            file = os.dup(self._segments[kept.segment].file)
-        try:
-            offset, end = kept.offset, kept.offset + kept.size_bytes
-            while offset < end:
-                piece = os.pread(file, min(_COPY_BYTES, end - offset), offset)
-                if not piece:
-                    raise OSError(errno.EIO, f"the answer log of {self._directory} was cut short under us")
-                offset += len(piece)
-                yield piece
-        finally:
-            os.close(file)
+            return self._segments[kept.segment].read(kept.offset, kept.size_bytes)
 
     def current(self, number: int) -> Post | None:
         """The post as it stands now: its subject may have been dropped since."""
@@ -229,13 +193,13 @@ class AnswerLog:
     def close(self) -> None:
         with self._lock:
             for segment in self._segments.values():
-                os.close(segment.file)
+                segment.close()
             self._segments.clear()
             if self._guard >= 0:
                 os.close(self._guard)
                 self._guard = -1
 
-    def _await(self, post: Post, segment: _Segment) -> Post:
+    def _await(self, post: Post, segment: Segment) -> Post:
         if post.answer.number == post.number:
             self._kept.pop(post.answer.image_id, None)
             self._kept[post.answer.image_id] = post.answer
@@ -264,57 +228,34 @@ class AnswerLog:
 
     def _write(
         self, head: dict[str, Any], chunks: Iterable[bytes], at_most_bytes: int
-    ) -> tuple[_Segment, int, int] | None:
+    ) -> tuple[Segment, int, int] | None:
         """Append one record, making room by what is only kept where the disk is full."""
         if self._guard < 0:
             # Another process may have it open by now.
             raise RetryLater(f"the answer log in {self._directory} is closed")
-        packed = json.dumps(head, separators=(",", ":")).encode()
         segment = self._current()
-        start = segment.size_bytes
-        body_at = start + _PREFIX.size + len(packed)
         try:
-            crc = zlib.crc32(packed)
-            size = 0
-            for chunk in chunks:
-                if size + len(chunk) > at_most_bytes:
-                    os.ftruncate(segment.file, start)
-                    return None
-                self._write_at(segment.file, chunk, body_at + size)
-                crc = zlib.crc32(chunk, crc)
-                size += len(chunk)
-            # Head and prefix last: until they stand, the record does not.
-            self._write_at(segment.file, _PREFIX.pack(_MAGIC, crc, len(packed), size) + packed, start)
+            body = segment.append(head, chunks, at_most_bytes)
         except OSError as error:
-            os.ftruncate(segment.file, start)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             self._drop_kept()
             raise RetryLater(f"no space is left in {self._directory} for an answer") from None
-        segment.size_bytes = body_at + size
-        return segment, body_at, size
+        return None if body is None else (segment, *body)
 
     @staticmethod
-    def _write_at(file: int, data: bytes, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(file, view, offset)
-            view, offset = view[written:], offset + written
-
-    @staticmethod
-    def _required(written: tuple[_Segment, int, int] | None) -> tuple[_Segment, int, int]:
+    def _required(written: tuple[Segment, int, int] | None) -> tuple[Segment, int, int]:
         assert written is not None, "a record without a body always fits"
         return written
 
-    def _current(self) -> _Segment:
+    def _current(self) -> Segment:
         if self._segments:
             last = next(reversed(self._segments.values()))
             if last.size_bytes < self._bounds.segment_bytes and last.answers < self._bounds.segment_answers:
                 return last
-            os.fdatasync(last.file)
+            last.sync()
         number = max(self._segments, default=0) + 1
-        path = self._directory / f"answers-{number:08d}.log"
-        segment = _Segment(number, path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        segment = Segment(self._directory / f"answers-{number:08d}.log", fresh=True)
         _sync_directory(self._directory)
         self._segments[number] = segment
         return segment
@@ -325,9 +266,8 @@ class AnswerLog:
             total = sum(each.size_bytes for each in self._segments.values())
             if (total <= kept_bytes and len(self._kept) <= kept_answers) or segment.waiting:
                 return
-            for image_id in [image for image, kept in self._kept.items() if kept.segment == segment.number]:
-                del self._kept[image_id]
-            os.close(segment.file)
+            self._keep_none_of(segment)
+            segment.close()
             segment.path.unlink(missing_ok=True)
             del self._segments[segment.number]
 
@@ -336,26 +276,26 @@ class AnswerLog:
         self._evict(0, 0)
         segment = self._current()
         if not segment.waiting:
-            os.ftruncate(segment.file, 0)
-            segment.size_bytes = segment.answers = 0
-            self._kept.clear()
+            self._keep_none_of(segment)
+            segment.empty()
+
+    def _keep_none_of(self, segment: Segment) -> None:
+        for image_id in [image for image, kept in self._kept.items() if kept.segment == segment.number]:
+            del self._kept[image_id]
 
     def _recover(self, subjects_good_from: float) -> None:
         answers: dict[int, Kept] = {}
         stale: set[int] = set()
         for path in sorted(self._directory.glob("answers-*.log")):
-            number = int(path.stem.partition("-")[2])
-            segment = _Segment(number, path, os.open(path, os.O_RDWR))
-            self._segments[number] = segment
-            for head, offset, size in self._records(segment):
+            segment = Segment(path, fresh=False)
+            self._segments[segment.number] = segment
+            for head, offset, size in segment.records():
                 self._replay(head, offset, size, segment, answers)
                 if head.get("at", 0.0) < subjects_good_from:
                     stale.update(_numbers(head))
         self._drop_subjects(stale & self._waiting.keys())
 
-    def _replay(
-        self, head: dict[str, Any], offset: int, size: int, segment: _Segment, answers: dict[int, Kept]
-    ) -> None:
+    def _replay(self, head: dict[str, Any], offset: int, size: int, segment: Segment, answers: dict[int, Kept]) -> None:
         if told := head.get("answer"):
             kept = Kept(told["n"], told["image"], told["failed"], told["sequence"], segment.number, offset, size)
             answers[kept.number] = kept
@@ -372,34 +312,6 @@ class AnswerLog:
                     self._forget_post(number)
         elif "forgotten" in head:
             self._drop_subjects()
-
-    def _records(self, segment: _Segment) -> Iterator[tuple[dict[str, Any], int, int]]:
-        """Every whole record; the file is cut behind the last one."""
-        end = os.fstat(segment.file).st_size
-        at = 0
-        while at + _PREFIX.size <= end:
-            magic, crc, head_size, size = _PREFIX.unpack(os.pread(segment.file, _PREFIX.size, at))
-            body_at = at + _PREFIX.size + head_size
-            if magic != _MAGIC or body_at + size > end:
-                break
-            packed = os.pread(segment.file, head_size, at + _PREFIX.size)
-            if self._crc(segment.file, zlib.crc32(packed), body_at, size) != crc:
-                break
-            at = body_at + size
-            segment.size_bytes = at
-            yield json.loads(packed), body_at, size
-        if at < end:
-            log.warning("%s: cut a torn record of %d bytes off", segment.path, end - at)
-            os.ftruncate(segment.file, at)
-
-    @staticmethod
-    def _crc(file: int, crc: int, offset: int, size: int) -> int:
-        end = offset + size
-        while offset < end:
-            piece = os.pread(file, min(_COPY_BYTES, end - offset), offset)
-            crc = zlib.crc32(piece, crc)
-            offset += len(piece)
-        return crc
 
 
 def _numbers(head: dict[str, Any]) -> list[int]:
