@@ -4,6 +4,7 @@
 its image. That is not yet saved: completion is the server's own status, which `progress` asks for.
 
 Help that the server needs (all of it harmless where it was not needed):
+- an image whose delivery a predecessor did not live to answer is taken up again, also past its last delivery;
 - an image delivered again after its answer was accepted gets the same answer again, and is not computed again;
 - a job that stays unfinished with nothing left to lease is sent one of its accepted results again: its progress is
   counted without a lock, and the last update is lost now and then;
@@ -26,6 +27,7 @@ from typing import Any, Final
 from tidegate.core.errors import FixConfig, RetryLater
 from tidegate_worker.jobs.antenna.answer_log import AnswerLog, Kept, LogBounds, Post
 from tidegate_worker.jobs.antenna.api import AntennaAccess, AntennaApi, RequestRefused
+from tidegate_worker.jobs.antenna.lease_log import LeaseLog
 from tidegate_worker.jobs.antenna.leasing import LeaseDesk
 from tidegate_worker.jobs.antenna.pipeline import AntennaPipeline
 from tidegate_worker.jobs.antenna.poster import Poster, PostLimits
@@ -76,15 +78,16 @@ class AntennaJob:
         self._api = AntennaApi(access)
         # Answers of other weights are not this job's answers.
         name = hashlib.sha256(repr((self._api.base_url, job_id, pipeline.slug, model_version)).encode()).hexdigest()
-        self._answers = AnswerLog.open(
-            state_dir / f"antenna-{job_id}-{name[:12]}", self._limits.log, subjects_good_seconds=self.lease_seconds
-        )
+        directory = state_dir / f"antenna-{job_id}-{name[:12]}"
+        self._answers = AnswerLog.open(directory, self._limits.log, subjects_good_seconds=self.lease_seconds)
         self._poster = Poster(self._api, job_id, self._answers, self._answer_refused, self._limits.post)
-        self._desk = LeaseDesk(self._api, job_id, self._limits.lease_seconds, self._limits.patience_seconds)
+        self._desk = LeaseDesk(
+            self._api, job_id, LeaseLog(directory), self._limits.lease_seconds, self._limits.patience_seconds
+        )
         self._lock = threading.Lock()
         self._was_serving = True
-        #: Subjects of leases from before this moment are void.
-        self._subjects_from = 0.0
+        #: Subjects of leases from before this moment are void; a predecessor's are good for a lease, as in its answers.
+        self._subjects_from = time.monotonic() - self.lease_seconds
         self._seen: object = None
         self._still_since = time.monotonic()
         self._nudges = 0
@@ -170,6 +173,7 @@ class AntennaJob:
 
     def close(self) -> None:
         self._poster.close(timeout_seconds=2.0)
+        self._desk.close()
         self._answers.close()
         self._api.close()
 
@@ -186,9 +190,7 @@ class AntennaJob:
     def _record(self, answer: Answer) -> Post:
         task = answer.task
         failed = isinstance(answer.outcome, Failure)
-        subject = task.reply_subject or ""
-        if task.leased_at < self._subjects_from:
-            subject = ""
+        subject = self._subject(task)
         kept = self._answers.kept(task.image_id)
         if kept is not None and not kept.failed:
             # Computed twice, after a lease ran out. The first answer stands: another would be saved beside it.
@@ -245,13 +247,17 @@ class AntennaJob:
         if kept is None or (kept.failed and kept.sequence != Delivery.of(task.reply_subject).stream_sequence):
             return False
         try:
-            post = self._answers.again(kept, task.reply_subject or "")
+            post = self._answers.again(kept, self._subject(task))
         except RetryLater:
             return False
         log.info("image %s is delivered again: its answer is posted again", task.image_id)
         self._poster.put(post)
         self._serve_other_deliveries(task, kept)
         return True
+
+    def _subject(self, task: Task) -> str:
+        """Empty where the queue may have been made anew since: it would acknowledge another image."""
+        return task.reply_subject or "" if task.leased_at >= self._subjects_from else ""
 
     def _serve_other_deliveries(self, task: Task, kept: Kept) -> None:
         for subject in self._desk.answered(task):
