@@ -584,3 +584,38 @@ def test_an_image_with_an_endless_name_is_done_like_any_other(tmp_path: Path) ->
     job = BedJob(tasks_of([name], reply_subject="y" * 3000))
     report = app.run(assignment(), job, fetcher_of({name: jpeg()}), BedPredictor(), settings(tmp_path))
     assert (report.acked, report.failed) == (1, 0)
+
+
+def test_image_hosts_that_all_stay_away_end_the_run_and_fail_no_image(tmp_path: Path) -> None:
+    def away(url: str) -> None:
+        raise RetryLater("connection refused", 0.1)
+
+    fetcher = fetcher_of(IMAGES)
+    fetcher.before_fetch = away
+    job = BedJob(tasks_of([*IMAGES]), lease_seconds=float("inf"))
+    work = assignment().model_copy(update={"grace_seconds": 6.0})
+    report = app.run(work, job, fetcher, BedPredictor(), settings(tmp_path, upstream_silence_seconds=1.5))
+    assert report.exit_code is ExitCode.UPSTREAM_UNAVAILABLE
+    assert "no image could be fetched" in report.reason
+    assert (report.acked, report.failed) == (0, 0)
+    assert len(report.in_flight) == 20 - len(job.tasks)
+
+
+def test_one_image_that_stays_away_while_others_come_fails_alone_where_leases_do_not_end(tmp_path: Path) -> None:
+    def away(url: str) -> None:
+        if "image-0?" in url:
+            raise RetryLater("connection refused", 0.1)
+
+    images = {f"image-{number}": jpeg(seed=number % 3) for number in range(40)}
+    fetcher = fetcher_of(images)
+    fetcher.before_fetch = away
+    job = BedJob(tasks_of([*images]), lease_seconds=float("inf"))
+    report = app.run(
+        assignment(micro_batch_images=1),
+        job,
+        fetcher,
+        BedPredictor(seconds=0.2),
+        settings(tmp_path, upstream_silence_seconds=2.0),
+    )
+    assert (report.exit_code, report.acked, report.failed) == (ExitCode.DONE, 40, 1)
+    assert "could not be fetched" in job.reason("image-0")

@@ -75,6 +75,9 @@ class Engine:
         self._settings = settings
         self._drain = drain
         self._gate_seconds = gate_seconds
+        self._patience_seconds = assignment.grace_seconds - _EXIT_SECONDS
+        if quota is not None:
+            self._patience_seconds = min(self._patience_seconds, quota.seconds)
         self._ended = threading.Event()
         self._ending: Ending | None = None
         self._leasing_error: BaseException | None = None
@@ -197,7 +200,7 @@ class Engine:
         return self._ending
 
     def _until_answered(self) -> None:
-        deadline = time.monotonic() + self.assignment.grace_seconds - _EXIT_SECONDS
+        deadline = time.monotonic() + self._patience_seconds
         while time.monotonic() < min(deadline, self._drain_deadline()):
             self._raise_failure()
             self._give_up_parked()

@@ -59,6 +59,8 @@ class Flow:
         self.answers: BoundedQueue[Answered] = BoundedQueue(_QUEUE_IMAGES)
         #: Of the last images, for a probe.
         self.sizes: deque[Sized] = deque(maxlen=_SIZES)
+        #: Since when no image at all has come in while some were tried; None while they come.
+        self.fetching_fails_since: float | None = None
         self.closing = False
 
     def fetch(self, lease: Lease, delay_seconds: float = 0.0) -> None:

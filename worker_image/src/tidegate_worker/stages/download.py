@@ -5,6 +5,8 @@
 | bad for good (404, no image, bomb) | answered as failed                                                     |
 | may still come                     | tried again with back-off until its lease ends                         |
 | still not there at the lease's end | left to the next delivery; answered as failed where none follows       |
+| or, where leases do not end, after | answered as failed, if others came meanwhile                           |
+| `upstream_silence_seconds`         |                                                                        |
 | no room on disk, no file handle    | tried again; not its fault                                             |
 | a file found again is damaged      | fetched anew                                                           |
 """
@@ -69,6 +71,7 @@ class Download:
             started_at = time.monotonic()
             size_bytes = self._fetcher.fetch(lease.task.url, sink, self._at_most_bytes)
             self._flow.timing.took(StageName.DOWNLOAD, time.monotonic() - started_at)
+            self._flow.fetching_fails_since = None
             return size_bytes
 
         key = file_key(lease.task.image_id, lease.task.url)
@@ -105,13 +108,19 @@ class Download:
         now = time.monotonic()
         if not lease.fetch_failures:
             lease.first_failed_at = now
+            _log.warning("an image cannot be fetched yet: %s", error, extra={"image_id": lease.task.image_id})
+        fails_since = self._flow.fetching_fails_since
+        if fails_since is None:
+            fails_since = self._flow.fetching_fails_since = now
         lease.fetch_failures += 1
         told_seconds = error.delay_seconds if isinstance(error, RetryLater) else None
         wait_seconds = delay_seconds(lease.fetch_failures, told_seconds, random.random())
         patience_ends = lease.first_failed_at + self._settings.upstream_silence_seconds
-        if now + wait_seconds < min(lease.task.expires_at, patience_ends):
+        # Where no image comes at all, not this one is to blame: that ends the run (see Leasing), never an image.
+        others_come = fails_since > lease.first_failed_at
+        if now + wait_seconds < lease.task.expires_at and not (others_come and now > patience_ends):
             self._flow.fetch(lease, wait_seconds)
-        elif lease.task.last_delivery or patience_ends < lease.task.expires_at:
+        elif lease.task.last_delivery or now + wait_seconds < lease.task.expires_at:
             reason = f"could not be fetched in {now - lease.first_failed_at:.0f} s: {redact(str(error))}"
             self._flow.answer(lease, Failure(reason))
         else:

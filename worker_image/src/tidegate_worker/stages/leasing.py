@@ -6,7 +6,7 @@
 | no task for the lease time and 30 s, nothing held         | done, not complete                             |
 | asked to drain                                            | drained                                        |
 | too many images failed                                    | failure budget spent                           |
-| the job's owner silent for too long                       | upstream unavailable                           |
+| the job's owner, or every image host, silent for too long | upstream unavailable                           |
 | as many images leased as were to be measured              | done, not complete                             |
 """
 
@@ -104,11 +104,18 @@ class Leasing:
                 ExitCode.FAILURE_BUDGET_SPENT,
                 f"{tally.failed} of {tally.acked} images failed, more than {self._settings.failure_ratio:.0%}",
             )
+        silent_seconds = self._seconds_without_images()
+        if silent_seconds > self._settings.upstream_silence_seconds:
+            return Ending(ExitCode.UPSTREAM_UNAVAILABLE, f"no image could be fetched for {silent_seconds:.0f} s")
         if self._quota is not None and (
             self._leased >= self._quota.images or time.monotonic() - self._started_at >= self._quota.seconds
         ):
             return Ending(ExitCode.DONE, f"{self._leased} images leased to be measured")
         return None
+
+    def _seconds_without_images(self) -> float:
+        since = self._flow.fetching_fails_since
+        return time.monotonic() - since if since is not None else 0.0
 
     def _lease_or_ask(self) -> Ending | None:
         now = time.monotonic()
