@@ -151,9 +151,6 @@ class Watch:
             if event is not None:
                 before = state.phase
                 state, commands = await asyncio.to_thread(self.control.happened, state.run_id, state.slot, event)
-                if isinstance(event, Tripped):
-                    # Only now: a trip that could not be saved is seen again in the next round.
-                    self._eyes[event.pod_uid].detector.acted(event.at)
                 if state.phase is not before:
                     log.info("run %s slot %s: %s -> %s", state.run_id, state.slot, type(event).__name__, state.phase)
             # An order that is refused at once is an event of its own.
@@ -249,6 +246,9 @@ class Watch:
         eye = self._eyes.get(pod.uid)
         if eye is None or eye.last_sample_at == 0.0:
             return None
+        if state.trip is not None and state.trip.pod_uid == pod.uid:
+            # Told by the saved state: whichever watch saw that trip, its remedy must have time to show.
+            eye.detector.acted(state.trip.at)
         assessment = eye.detector.assess(now)
         if assessment.trip is None:
             return None
