@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from tidegate_worker import allocator
 from tidegate_worker.models.artifacts import ArtifactCache
 from tidegate_worker.models.catalogue import Catalogue, catalogue_files
@@ -60,7 +61,9 @@ class AsManyBoxes(BoxDetector):
 def main(catalogue: str, cache: str, pipeline: str, width: int, height: int, boxes: int) -> None:
     allocator.tune()
     torch.set_num_threads(2)
-    loader = PipelineLoader(Catalogue(catalogue_files([Path(catalogue)])), ArtifactCache(Path(cache)), torch.device("cpu"))
+    loader = PipelineLoader(
+        Catalogue(catalogue_files([Path(catalogue)])), ArtifactCache(Path(cache)), torch.device("cpu")
+    )
     predictor = loader.load(pipeline)
     predictor._detector = AsManyBoxes(predictor._detector, boxes)  # type: ignore[attr-defined]
     pixels = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Everything that the environment may say to a worker; no other module reads it.
+"""Everything that the environment may say to a worker; read through `environment`, and by no other module.
 
 Values come, first to last: from an assignment (`TIDEGATE_PLAN`, ingest only), from `TIDEGATE_*`, from the `AMI_*`
 variables of ami-data-companion, from the defaults here; within each, the process environment before a `.env` file in
@@ -13,63 +13,24 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self
 
-from dotenv import dotenv_values
-from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import ByteSize, Field, SecretStr
+from pydantic_settings import NoDecode
 
 from tidegate.core.contract import METRICS_PORT, MIB
-from tidegate.core.errors import FixConfig
+from tidegate_worker.environment import PREFIX, Group, names_of, peer, read, secret, texts
 
-PREFIX: Final = "TIDEGATE_"
-PEER_PREFIX: Final = "AMI_"
 ENV_FILE: Final = ".env"
 #: In an image the catalogue is beside the package, in a checkout beside `src`.
 _SHIPPED_CATALOGUE: Final = (Path(__file__).parent / "pipelines", Path(__file__).parents[2] / "pipelines")
 _TERMINATION_LOG: Final = Path("/dev/termination-log")
 _RESULTS: Final = Path("/results")
 
-G = TypeVar("G", bound="Group")
-
-
-def _peer(own: str, *peers: str) -> AliasChoices:
-    """The names of a setting, ours before the peer's."""
-    return AliasChoices(f"{PREFIX}{own}", *(f"{PEER_PREFIX}{peer}" for peer in peers))
-
-
-class Group(BaseSettings):
-    """Settings that belong together; the docstring heads their table."""
-
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True, env_file_encoding="utf-8"
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _lists(cls, value: Any, info: Any) -> Any:
-        """Comma-separated, as people write lists into .env files."""
-        annotation = cls.model_fields[info.field_name].annotation
-        if isinstance(value, str) and annotation in {tuple[str, ...], frozenset[str]}:
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return value
-
 
 Words = Annotated[tuple[str, ...], NoDecode]
 WordSet = Annotated[frozenset[str], NoDecode]
 Count = Annotated[int, Field(ge=1)]
-
-
-def secret(value: SecretStr | None, file: Path | None = None, named_by: str = "") -> str | None:
-    """A secret given outright, else in a file."""
-    if value is not None:
-        return value.get_secret_value().strip() or None
-    if file is None:
-        return None
-    try:
-        return file.read_text(encoding="utf-8").strip() or None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FixConfig(f"{named_by}: {file} cannot be read: {error}") from None
 
 
 class ModelSettings(Group):
@@ -88,7 +49,7 @@ class ModelSettings(Group):
     )
     crop_batch_images: Count | None = Field(
         None,
-        validation_alias=_peer("CROP_BATCH_IMAGES", "CLASSIFICATION_BATCH_SIZE"),
+        validation_alias=peer("CROP_BATCH_IMAGES", "CLASSIFICATION_BATCH_SIZE"),
         description="A further bound on crops at once, by number.",
     )
     user_data_path: Path | None = Field(
@@ -119,31 +80,31 @@ class IngestChoices(Group):
     budget_bytes: ByteSize | None = Field(None, description="Byte credits admitted to decoding at once.")
     micro_batch_images: Count | None = Field(
         None,
-        validation_alias=_peer("MICRO_BATCH_IMAGES", "LOCALIZATION_BATCH_SIZE"),
+        validation_alias=peer("MICRO_BATCH_IMAGES", "LOCALIZATION_BATCH_SIZE"),
         description="Images per forward pass of the detector; batches form by bytes first.",
     )
     downloads_in_flight: Count | None = Field(
         None,
-        validation_alias=_peer("DOWNLOADS_IN_FLIGHT", "ANTENNA_API_DATALOADER_DOWNLOAD_THREADS"),
+        validation_alias=peer("DOWNLOADS_IN_FLIGHT", "ANTENNA_API_DATALOADER_DOWNLOAD_THREADS"),
         description="Concurrent downloads of this process; each streams to disk and holds 256 KiB.",
     )
     staged_images: Count | None = Field(None, description="Images kept on disk ahead of decoding.")
     staging_bytes: ByteSize | None = Field(None, description="Disk that staged files may take.")
     decode_threads: Count | None = Field(
         None,
-        validation_alias=_peer("DECODE_THREADS", "NUM_WORKERS"),
+        validation_alias=peer("DECODE_THREADS", "NUM_WORKERS"),
         description="Decoding threads of this process. `AMI_NUM_WORKERS` meant processes on GPUs and loaders at once:"
         " here a process has one GPU, more GPUs are more pods, and this is the other half.",
     )
     lease_images: Count | None = Field(
         None,
-        validation_alias=_peer("LEASE_IMAGES", "ANTENNA_API_BATCH_SIZE"),
+        validation_alias=peer("LEASE_IMAGES", "ANTENNA_API_BATCH_SIZE"),
         description="Tasks held at once; fewer where the measured rate could not answer them within a third of the"
         " lease. Has no part in memory any more: leased images wait on disk.",
     )
     pin_memory: bool | None = Field(
         None,
-        validation_alias=_peer("PIN_MEMORY", "ANTENNA_API_DATALOADER_PIN_MEMORY"),
+        validation_alias=peer("PIN_MEMORY", "ANTENNA_API_DATALOADER_PIN_MEMORY"),
         description="One page-locked copy of the batch that goes to a CUDA device; nothing on a CPU.",
     )
     one_at_a_time: bool | None = Field(None, description="One image in memory at any moment.")
@@ -200,7 +161,7 @@ class AntennaSettings(Group):
 
     antenna_url: str = Field(
         "http://localhost:8000/api/v2",
-        validation_alias=_peer("ANTENNA_URL", "ANTENNA_API_BASE_URL"),
+        validation_alias=peer("ANTENNA_URL", "ANTENNA_API_BASE_URL"),
         description="The API, up to and with `/api/v2`.",
     )
     antenna_token: SecretStr | None = Field(None, description="Token of a user who may lease and answer tasks.")
@@ -210,7 +171,7 @@ class AntennaSettings(Group):
     )
     service_name: str = Field(
         "AMI Data Companion",
-        validation_alias=_peer("SERVICE_NAME", "ANTENNA_SERVICE_NAME"),
+        validation_alias=peer("SERVICE_NAME", "ANTENNA_SERVICE_NAME"),
         description="Name of the processing service; the host's name is added in brackets.",
     )
     antenna_lease_seconds: Annotated[float, Field(ge=1)] = Field(
@@ -218,12 +179,12 @@ class AntennaSettings(Group):
     )
     posts_waiting: Count | None = Field(
         None,
-        validation_alias=_peer("POSTS_WAITING", "ANTENNA_MAX_PENDING_POSTS"),
+        validation_alias=peer("POSTS_WAITING", "ANTENNA_MAX_PENDING_POSTS"),
         description="Requests of results in flight. Answers beyond them wait on disk and are never dropped.",
     )
     poll_seconds: Annotated[float, Field(gt=0)] = Field(
         5.0,
-        validation_alias=_peer("POLL_SECONDS", "ANTENNA_IDLE_SLEEP_SECONDS"),
+        validation_alias=peer("POLL_SECONDS", "ANTENNA_IDLE_SLEEP_SECONDS"),
         description="Pause after a poll that brought nothing.",
     )
     antenna_ca_certs: Path | None = Field(None, description="Certificates of the authority that signed the API's.")
@@ -270,7 +231,7 @@ class ManifestSettings(Group):
     output_uri: str | None = Field(None, description="Where part files go. Default: `/results` where that is mounted.")
     ledger_url: SecretStr | None = Field(
         None,
-        validation_alias=_peer("LEDGER_URL", "DATABASE_URL"),
+        validation_alias=peer("LEDGER_URL", "DATABASE_URL"),
         description="SQLAlchemy URL of the ledger: SQLite on one host only, PostgreSQL in a cluster. Default: a SQLite"
         " file in the output folder.",
     )
@@ -315,6 +276,11 @@ class DemoSettings(Group):
     demo_workspace_bytes: ByteSize = Field(
         ByteSize(0), description="Memory held while an image is predicted; counted in its credits."
     )
+    demo_model_bytes: ByteSize = Field(ByteSize(0), description="Memory held from the start, as weights are.")
+    demo_burst_bytes: ByteSize = Field(
+        ByteSize(0), description="Memory held while a burst image is predicted; counted by nobody."
+    )
+    demo_burst_every_images: Count = Field(50, description="Every so manieth image of a process is a burst image.")
     demo_crash_on: WordSet = Field(frozenset(), description="Image ids that kill the process.")
     demo_poison: Literal["segfault", "abort", "memory"] = Field(
         "segfault", description="How: a signal, or allocating until killed."
@@ -353,17 +319,16 @@ class Settings:
     def read(cls, env_file: Path | None = None) -> Self:
         """From the environment and `env_file` (default: `.env` in the working directory, if there is one)."""
         file = env_file or Path(ENV_FILE)
-        present = {name.upper() for name in (*os.environ, *(dotenv_values(file) if file.is_file() else ()))}
         return cls(
-            models=_read(ModelSettings, file),
-            ingest=_read(IngestChoices, file),
-            storage=_read(StorageSettings, file),
-            antenna=_read(AntennaSettings, file),
-            fetch=_read(FetchSettings, file),
-            manifest=_read(ManifestSettings, file),
-            run=_read(RunSettings, file),
-            demo=_read(DemoSettings, file),
-            warnings=tuple(_warnings(present)),
+            models=read(ModelSettings, file),
+            ingest=read(IngestChoices, file),
+            storage=read(StorageSettings, file),
+            antenna=read(AntennaSettings, file),
+            fetch=read(FetchSettings, file),
+            manifest=read(ManifestSettings, file),
+            run=read(RunSettings, file),
+            demo=read(DemoSettings, file),
+            warnings=tuple(_warnings(set(texts(file)))),
         )
 
 
@@ -379,32 +344,11 @@ GROUPS: Final[tuple[type[Group], ...]] = (
 )
 
 
-def names_of(group: type[Group], field: str) -> tuple[str, ...]:
-    """The variables that set this field, first wins."""
-    alias = group.model_fields[field].validation_alias
-    if isinstance(alias, AliasChoices):
-        return tuple(str(choice) for choice in alias.choices)
-    return (str(alias),) if alias is not None else (f"{PREFIX}{field.upper()}",)
-
-
 def known_names() -> frozenset[str]:
     """Every variable that has a meaning here, the peer's without effect included."""
     return frozenset(name for group in GROUPS for field in group.model_fields for name in names_of(group, field)) | set(
         WITHOUT_EFFECT
     )
-
-
-def _read(group: type[G], env_file: Path) -> G:
-    try:
-        return group(_env_file=env_file)
-    except ValidationError as error:
-        problems = [f"{_variable(group, each['loc'])}: {each['msg']}" for each in error.errors(include_url=False)]
-        raise FixConfig("; ".join(problems)) from None
-
-
-def _variable(group: type[Group], location: tuple[int | str, ...]) -> str:
-    name = str(location[0]) if location else ""
-    return " or ".join(names_of(group, name)) if name in group.model_fields else name or "the environment"
 
 
 def _warnings(present: set[str]) -> Iterator[str]:

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
-from tidegate.core.contract import MIB
+from tidegate.core.contract import KIB
 from tidegate.core.errors import FixConfig, RetryLater
 from tidegate_worker.models.catalogue import Artifact
 from tidegate_worker.redact import redact, redact_url
 
 #: Schemes that catalogues may name; all but http(s) are read through fsspec.
 _SCHEMES: Final = ("http", "https", "file", "s3", "gs")
-_CHUNK_BYTES: Final = MIB
+#: What a broken connection loses at most.
+_CHUNK_BYTES: Final = 64 * KIB
 _TIMEOUT_SECONDS: Final = 30.0
 _ATTEMPTS: Final = 4
 

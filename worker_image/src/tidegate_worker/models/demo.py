@@ -35,6 +35,11 @@ class Misbehaviour:
     infer_seconds_per_image: float = 0.0
     #: Held and written while an image is predicted; what `workspace_bytes` says grows by as much.
     workspace_bytes: int = 0
+    #: Held from the start, as weights are.
+    model_bytes: int = 0
+    #: Held while every so manieth image is predicted, and counted by nobody: what no gate and no breaker foresees.
+    burst_bytes: int = 0
+    burst_every_images: int = 50
     crash_on: frozenset[str] = frozenset()
     poison: Poison = Poison.SEGFAULT
     poison_bytes: int = 32 * GIB
@@ -46,7 +51,8 @@ class DemoPredictor:
     def __init__(self, predictor: Predictor, misbehaviour: Misbehaviour) -> None:
         self._predictor = predictor
         self._misbehaviour = misbehaviour
-        self._leaked: list[np.ndarray] = []
+        self._held = [written(misbehaviour.model_bytes)]
+        self._predicted = 0
         self.pipeline = predictor.pipeline
         self.model_version = predictor.model_version
         self.device: torch.device = predictor.device
@@ -58,15 +64,20 @@ class DemoPredictor:
         for image in images:
             if image.task.image_id in self._misbehaviour.crash_on:
                 _die(self._misbehaviour.poison, self._misbehaviour.poison_bytes)
-        workspace = [written(self._misbehaviour.workspace_bytes) for _ in images]
+        workspace = [written(self._workspace_of_next()) for _ in images]
         began = time.perf_counter()
         predictions = self._predictor.predict(images)
         rest = self._misbehaviour.infer_seconds_per_image * len(images) - (time.perf_counter() - began)
         time.sleep(max(0.0, rest))
         del workspace
-        self._leaked += [written(self._misbehaviour.leak_bytes_per_image) for _ in images]
+        self._held += [written(self._misbehaviour.leak_bytes_per_image) for _ in images]
         seconds = (time.perf_counter() - began) / max(1, len(images))
         return [Prediction(each.detections, infer_seconds=seconds) for each in predictions]
+
+    def _workspace_of_next(self) -> int:
+        self._predicted += 1
+        bursts = self._predicted % self._misbehaviour.burst_every_images == 0
+        return self._misbehaviour.workspace_bytes + (self._misbehaviour.burst_bytes if bursts else 0)
 
 
 def written(size_bytes: int) -> np.ndarray:
