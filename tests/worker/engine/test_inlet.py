@@ -213,3 +213,12 @@ class InletMachine(RuleBasedStateMachine):
 
 TestInletMachine = InletMachine.TestCase
 TestInletMachine.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_batch_is_what_may_go_in_together() -> None:
+    inlet = inlet_of(FakeMemory())
+    for name in "abc":
+        inlet.offer(lease_of(name, 100))
+    batch = inlet.take_batch(8)
+    assert batch is not None
+    assert [lease.task.image_id for lease, _ in batch] == ["a", "b"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 from typing import Final
 
 from tidegate.core.contract import Assignment, ExitCode, WorkerReport
@@ -30,6 +31,7 @@ from tidegate_worker.stages.decode import Decode
 from tidegate_worker.stages.download import Download
 from tidegate_worker.stages.infer import Infer
 from tidegate_worker.stages.leasing import Ending, Leasing, Quota
+from tidegate_worker.stages.nvjpeg import DecodeOnDevice
 from tidegate_worker.stages.post import Post
 from tidegate_worker.staging import Staging
 
@@ -90,7 +92,7 @@ class Engine:
         self.crew = Crew(
             (
                 Stage("download", ingest.downloads_in_flight, flow.intake.take, download.work, flow.intake.__len__),
-                Stage("decode", ingest.decode_threads, self.inlet.take, decode.work, self.inlet.__len__),
+                self._decode_stage(decode, settings),
                 Stage(
                     "infer",
                     1,
@@ -107,6 +109,14 @@ class Engine:
                 ),
             )
         )
+
+    def _decode_stage(self, decode: Decode, settings: EngineSettings) -> Stage:
+        ingest = self.assignment.ingest
+        if settings.nvjpeg and self.predictor.device.type == "cuda":
+            on_device = DecodeOnDevice(decode, self.predictor.device)
+            take = partial(self.inlet.take_batch, ingest.micro_batch_images)
+            return Stage("decode", ingest.decode_threads, take, on_device.work, self.inlet.__len__)
+        return Stage("decode", ingest.decode_threads, self.inlet.take, decode.work, self.inlet.__len__)
 
     def run(self) -> Ending:
         """Until the end; FixConfig and bugs are raised after everything is stopped."""

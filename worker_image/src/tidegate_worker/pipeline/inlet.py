@@ -89,6 +89,17 @@ class Inlet:
                 self._changed.wait(_LOOK_SECONDS)
             return None
 
+    def take_batch(self, at_most: int) -> list[tuple[Lease, Verdict]] | None:
+        """Like `take`, and what else may go in at this moment."""
+        first = self.take()
+        if first is None:
+            return None
+        batch = [first]
+        with self._changed:
+            while len(batch) < at_most and (further := self._next()) is not None:
+                batch.append(further)
+        return batch
+
     def park(self, lease: Lease) -> None:
         """It waits for a larger limit, and what it wants is reported meanwhile."""
         with self._changed:

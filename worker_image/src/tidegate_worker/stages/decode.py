@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
+import torch
+
 from tidegate.core.contract import MIB
 from tidegate_worker.pipeline.flow import Decoded, Flow
 from tidegate_worker.pipeline.lease import Lease
@@ -28,6 +30,11 @@ class Decode:
 
     def work(self, admitted: tuple[Lease, Verdict]) -> None:
         lease, verdict = admitted
+        if self.enter(lease, verdict):
+            self.decode(lease)
+
+    def enter(self, lease: Lease, verdict: Verdict) -> bool:
+        """Whether it is to be decoded now; then it is in the journal. If not, it is on its way elsewhere."""
         if lease.dropped or lease.expired(time.monotonic()):
             self._flow.drop(lease)
         elif verdict is Verdict.REFUSE:
@@ -38,12 +45,13 @@ class Decode:
         else:
             self._flow.in_flight(lease)
             self._write_journal()
-            self._decode(lease)
+            return True
+        return False
 
-    def _decode(self, lease: Lease) -> None:
+    def decode(self, lease: Lease) -> None:
+        """By the CPU, one image."""
         assert lease.file is not None
         assert lease.header is not None
-        assert lease.credit is not None
         started_at = time.monotonic()
         try:
             pixels = decode(lease.file.path, lease.header, lease.divisor)
@@ -52,16 +60,20 @@ class Decode:
                 self._flow.fetch(lease)
             else:
                 self._flow.answer(lease, Failure(f"{redact_url(lease.task.url)}: {error}"))
-            return
         except MemoryError:
             out_of_memory(self._flow, lease)
-            return
         except FileNotFoundError:
             self._flow.fetch(lease)
-            return
+        else:
+            self.decoded(lease, pixels, time.monotonic() - started_at)
+
+    def decoded(self, lease: Lease, pixels: torch.Tensor, seconds: float) -> None:
+        """On to inference; the credit of the pixels goes with them."""
+        assert lease.header is not None
+        assert lease.credit is not None
         _, height, width = pixels.shape
         lease.credit.bind(pixels, self._predictor.workspace_bytes(width, height))
-        self._flow.timing.took(StageName.DECODE, time.monotonic() - started_at)
+        self._flow.timing.took(StageName.DECODE, seconds)
         image = DecodedImage(
             task=lease.task,
             pixels=pixels,

@@ -1,0 +1,58 @@
+"""A probe: it answers what it leases and measures each step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.worker.engine.bed import (
+    BedJob,
+    BedPredictor,
+    assignment,
+    fetcher_of,
+    jpeg,
+    settings,
+    tasks_of,
+)
+
+from tidegate.core.contract import MIB
+from tidegate_worker import app
+
+IMAGES = {f"image-{number}": jpeg(seed=number) for number in range(20)}
+
+
+def test_a_probe_answers_what_it_leases_and_measures_each_step(tmp_path: Path) -> None:
+    images = {f"image-{number}": jpeg(800, 600, number) for number in range(40)}
+    job = BedJob(tasks_of([*images]), ack_seconds=0.01)
+    report = app.probe(
+        assignment(),
+        job,
+        fetcher_of(images),
+        BedPredictor(seconds=0.01),
+        settings(tmp_path),
+        model_load_seconds=3.0,
+    )
+    assert len(job.answers) == report.acked == report.images_measured == report.images_sized == 16
+    assert report.images_total == 40
+    assert report.decoded_bytes is not None
+    assert report.credit_bytes is not None
+    assert report.decoded_bytes.p50 == 800 * 600 * 3
+    assert report.credit_bytes.max > 800 * 600 * 3
+    assert 0 < report.floor_bytes <= report.peak_bytes
+    assert report.decode_seconds > 0
+    assert report.infer_seconds >= 0.0025
+    assert report.post_seconds >= 0.01
+    assert report.model_load_seconds == 3.0
+    assert report.growth_bytes_per_image < 1 * MIB
+
+
+def test_a_probe_sees_what_each_image_leaves_behind(tmp_path: Path) -> None:
+    leaked: list[bytearray] = []
+    images = {f"image-{number}": jpeg(seed=number) for number in range(16)}
+    report = app.probe(
+        assignment(),
+        BedJob(tasks_of([*images])),
+        fetcher_of(images),
+        BedPredictor(on_predict=lambda batch: leaked.extend(bytearray(4 * MIB) for _ in batch)),
+        settings(tmp_path),
+    )
+    assert 3 * MIB < report.growth_bytes_per_image < 5 * MIB
