@@ -93,6 +93,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     workdir.chmod(0o700)
     lock = _only_one(workdir)
+    # Before the node: what refuses to start must leave no cgroup.
+    listening = _listening(arguments.port, workdir)
     store = Store(workdir / "objects.sqlite")
     agent = Agent(_services(arguments, workdir, store))
     access = Access.in_folder(workdir)
@@ -103,7 +105,6 @@ async def _serve(arguments: argparse.Namespace) -> None:
     api = PodApi(store, access.token, agent, expositions)
     runner = web.AppRunner(api.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    listening = _listening(arguments.port, workdir)
     port = listening.getsockname()[1]
     await web.SockSite(runner, listening, ssl_context=access.server_context()).start()
     access.write_kubeconfig(port)
@@ -162,8 +163,12 @@ def _services(arguments: argparse.Namespace, workdir: Path, store: Store) -> Nod
     }
     name = re.sub(r"[^a-z0-9-]", "-", socket.gethostname().lower()).strip("-") or "local"
     facts = NodeFacts(name, ADDRESS, allocatable)
-    stack = f"tidegate-{hashlib.sha256(str(workdir).encode()).hexdigest()[:12]}"
-    return NodeServices(store, Recorder(store, name), images, cgroups(stack), folders, facts)
+    return NodeServices(store, Recorder(store, name), images, cgroups(stack_name(workdir)), folders, facts)
+
+
+def stack_name(workdir: Path) -> str:
+    """What the cgroups of a work folder are called: stacks side by side must not meet."""
+    return f"tidegate-{hashlib.sha256(str(workdir).encode()).hexdigest()[:12]}"
 
 
 def _amount(option: str, given: str | None, default: int, scale: int = 1) -> int:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tidegate.core.errors import FixConfig
+from tidegate_local.podapi.command import stack_name
 from tidegate_local.podapi.process import PodApiProcess
 
 
@@ -62,6 +63,7 @@ def test_a_setting_that_cannot_be_used_is_named_and_ends_with_78(tmp_path: Path,
     assert done.returncode == 78
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/{stack_name((tmp_path / 'work').resolve())}"))
 
 
 def test_an_image_table_with_a_misspelt_field_is_refused(tmp_path: Path) -> None:
