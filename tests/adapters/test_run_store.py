@@ -244,7 +244,7 @@ def test_a_run_teaches_once_however_often_it_ends(store: RunStore, url: str) -> 
     store.end_run("a/1", RunState.FAILED, 1_000_000.0, "{}", None)
     assert store.baseline(KEY) is None
     for _ in range(2):
-        store.reopen_run("a/1")
+        store.enter_run(run("a/1"))
         taught(url, "a/1")
     learnt = store.baseline(KEY)
     assert learnt is not None

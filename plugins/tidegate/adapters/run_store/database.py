@@ -83,6 +83,10 @@ class Database:
     def close(self) -> None:
         self._writers.dispose()
 
+    @property
+    def address(self) -> str:
+        return self._writers.url.render_as_string(hide_password=True)
+
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that writes nothing; on SQLite it neither waits for a writer nor makes one wait."""

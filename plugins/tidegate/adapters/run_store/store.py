@@ -49,6 +49,15 @@ class RunStore:
     def close(self) -> None:
         self._database.close()
 
+    @property
+    def address(self) -> str:
+        """Where it is, without its password."""
+        return self._database.address
+
+    @property
+    def schema(self) -> str:
+        return tables.NEWEST_REVISION
+
     # -- runs ----------------------------------------------------------------------------------------------------------
 
     def enter_run(self, run: Run) -> Run:
@@ -81,13 +90,22 @@ class RunStore:
             row = connection.execute(sa.select(tables.runs).filter_by(run_id=run_id)).one_or_none()
         return _run(row) if row else None
 
-    def runs(self, *, pipeline: str | None = None, source: Source | None = None, at_most: int = 50) -> list[Run]:
+    def runs(
+        self,
+        *,
+        pipeline: str | None = None,
+        source: Source | None = None,
+        dag_run_id: str | None = None,
+        at_most: int = 50,
+    ) -> list[Run]:
         """The newest runs first."""
         query = sa.select(tables.runs).order_by(tables.runs.c.created_at.desc(), tables.runs.c.run_id).limit(at_most)
         if pipeline is not None:
             query = query.where(tables.runs.c.pipeline == pipeline)
         if source is not None:
             query = query.where(tables.runs.c.job == job_key(source))
+        if dag_run_id is not None:
+            query = query.where(tables.runs.c.dag_run_id == dag_run_id)
         with self._database.reading() as connection:
             return [_run(row) for row in connection.execute(query)]
 
@@ -124,9 +142,6 @@ class RunStore:
             untaught = sa.update(tables.runs).where(tables.runs.c.run_id == run_id, tables.runs.c.taught_at.is_(None))
             if connection.execute(untaught.values(taught_at=at)).rowcount == 1:
                 self._teach(connection, *lesson, at)
-
-    def reopen_run(self, run_id: str) -> None:
-        self._update_run(run_id, state=RunState.RUNNING.value, ended_at=None)
 
     def _run_column(self, run_id: str, column: sa.Column[Any]) -> Any:
         with self._database.reading() as connection:
@@ -241,6 +256,12 @@ class RunStore:
         with self._database.reading() as connection:
             row = connection.execute(sa.select(tables.baselines).filter_by(**key.model_dump())).one_or_none()
         return Baseline.from_json(row.baseline) if row else None
+
+    def baselines(self, pipeline: str) -> list[Baseline]:
+        """Of every model version and kind of job."""
+        query = sa.select(tables.baselines).filter_by(pipeline=pipeline).order_by(tables.baselines.c.updated_at.desc())
+        with self._database.reading() as connection:
+            return [Baseline.from_json(row.baseline) for row in connection.execute(query)]
 
     def _teach(self, connection: sa.Connection, key: BaselineKey, run: FinishedRun, at: float) -> None:
         mine = [tables.baselines.c[name] == value for name, value in key.model_dump().items()]
