@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -64,6 +65,10 @@ class Exporter:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
     def stop(self) -> None:
         if self._server is not None:
             self._server.shutdown()
@@ -76,8 +81,8 @@ class Prometheus:
     url: str
 
     @classmethod
-    def start(cls, folder: Path, exporter_port: int, web_config: str | None = None) -> Prometheus:
-        """A server in `folder`; FileNotFoundError where Debian's package is not installed."""
+    def start(cls, folder: Path, *targets: str, web_config: str | None = None) -> Prometheus:
+        """A server in `folder` that scrapes `targets`; FileNotFoundError where Debian's package is not installed."""
         program = shutil.which("prometheus")
         if program is None:
             raise FileNotFoundError("Debian's prometheus is not installed")
@@ -88,7 +93,7 @@ global: {{scrape_interval: {SCRAPE_SECONDS * 1000:.0f}ms, scrape_timeout: {SCRAP
 scrape_configs:
   - job_name: pods
     honor_labels: true
-    static_configs: [{{targets: ["127.0.0.1:{exporter_port}"]}}]
+    static_configs: [{{targets: {json.dumps(targets)}}}]
 """
         )
         port = free_port()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,16 +49,26 @@ class Cluster:
     api: PodApiProcess
     core: Any
 
-    def create(self, name: str, program: str = SLEEPS, memory: str = "64Mi", **labels: str) -> Any:
+    def create(
+        self,
+        name: str,
+        program: str = SLEEPS,
+        memory: str = "64Mi",
+        *,
+        arguments: Sequence[str] = (),
+        env: Sequence[Mapping[str, Any]] = (),
+        labels: Mapping[str, str] | None = None,
+    ) -> Any:
         resources = {"requests": {"memory": memory}, "limits": {"memory": memory}}
         container = {
             "name": WORKER_CONTAINER,
             "image": "python:3",
-            "command": ["python3", "-u", "-c", textwrap.dedent(program)],
+            "command": ["python3", "-u", "-c", textwrap.dedent(program), *arguments],
+            "env": list(env),
             "resources": resources,
         }
         spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 5, "containers": [container]}
-        metadata = {"name": name, "labels": {"test": name, **labels}}
+        metadata = {"name": name, "labels": {"test": name, **(labels or {})}}
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         return self.core.create_namespaced_pod(NAMESPACE, body)
 

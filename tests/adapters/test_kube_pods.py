@@ -53,7 +53,7 @@ def test_a_running_pod_is_seen_with_the_limit_in_force(cluster: Cluster, name: s
 
 
 def test_pods_with_other_labels_are_not_seen(cluster: Cluster, name: str) -> None:
-    cluster.create(name, slot="0")
+    cluster.create(name, labels={"slot": "0"})
     assert ask(cluster, lambda pods: pods.live({"test": name, "slot": "1"})) == {}
 
 
@@ -83,7 +83,7 @@ def test_a_resize_that_does_not_fit_now_is_deferred_and_one_that_never_fits_infe
     cluster: Cluster, name: str
 ) -> None:
     uid = cluster.create(name).metadata.uid
-    other = cluster.create(f"{name}-b", memory="1536Mi", test=name)
+    other = cluster.create(f"{name}-b", memory="1536Mi", labels={"test": name})
     cluster.running(name)
     cluster.running(other.metadata.name)
     refusals = []

@@ -56,7 +56,7 @@ def exporter() -> Iterator[Exporter]:
 @pytest.fixture(scope="module")
 def server(exporter: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     try:
-        started = Prometheus.start(tmp_path_factory.mktemp("prometheus"), exporter.port)
+        started = Prometheus.start(tmp_path_factory.mktemp("prometheus"), exporter.target)
     except FileNotFoundError as why:
         pytest.skip(str(why))
     yield started
@@ -263,7 +263,7 @@ def test_a_password_opens_a_guarded_prometheus(exporter: Exporter, tmp_path: Pat
     bcrypt = pytest.importorskip("bcrypt")
     hashed = bcrypt.hashpw(b"open-sesame", bcrypt.gensalt(4)).decode()
     try:
-        guarded = Prometheus.start(tmp_path, exporter.port, f"basic_auth_users: {{tidegate: '{hashed}'}}")
+        guarded = Prometheus.start(tmp_path, exporter.target, web_config=f"basic_auth_users: {{tidegate: '{hashed}'}}")
     except FileNotFoundError as why:
         pytest.skip(str(why))
     try:
