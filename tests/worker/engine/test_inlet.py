@@ -105,6 +105,25 @@ def test_behind_a_closed_gate_what_does_not_even_fit_alone_is_parked_and_wanted(
     assert inlet.memory().wanted_bytes > memory.limit_bytes
 
 
+def test_a_worker_that_has_to_end_tries_parked_images_with_nearly_all_of_its_limit() -> None:
+    memory = FakeMemory()
+    inlet = inlet_of(memory)
+    memory.used_bytes = int(0.88 * memory.limit_bytes)
+    inlet.observe(0.2)
+    room = memory.limit_bytes - memory.used_bytes
+    fits, too_large = lease_of("fits", int(0.6 * room / MIB)), lease_of("too large", int(0.9 * room / MIB))
+    for lease in (fits, too_large):
+        inlet.offer(lease)
+        assert take_soon(inlet) == (lease.task.image_id, Verdict.PARK)
+        inlet.park(lease)
+    assert inlet.drain() == [fits, too_large]
+    inlet.offer(fits)
+    assert take_soon(inlet) == ("fits", Verdict.ADMIT_ALONE)
+    inlet.left(fits)
+    inlet.offer(too_large)
+    assert take_soon(inlet) == ("too large", Verdict.PARK)
+
+
 def test_a_parked_image_comes_back_when_the_limit_is_raised_to_what_it_wanted() -> None:
     memory = FakeMemory()
     inlet = inlet_of(memory)

@@ -211,6 +211,9 @@ class Engine:
 
     def _until_answered(self) -> None:
         deadline = time.monotonic() + self._patience_seconds
+        if self._drain.asked:
+            for lease in self.inlet.drain():
+                self.flow.fetch(lease)
         while time.monotonic() < min(deadline, self._drain_deadline()):
             self._raise_failure()
             self._give_up_parked()

@@ -66,6 +66,7 @@ class Inlet:
         self._in_flight_images = 0
         self._occupied = False
         self._closed = False
+        self._draining = False
         self._gate = Gate.opened(assignment.ingest.budget_bytes)
         #: From readings with nothing in flight, which are the better ones but seldom come, and from all.
         self._idle_growth = Growth()
@@ -130,6 +131,13 @@ class Inlet:
             self._changed.notify_all()
             return out
 
+    def drain(self) -> list[Lease]:
+        """The worker has to end: what fits at all may go in alone; the parked images, to be tried once more."""
+        with self._changed:
+            self._draining = True
+            parked, self._parked = self._parked, []
+            return parked
+
     def close(self) -> None:
         with self._changed:
             self._closed = True
@@ -143,9 +151,7 @@ class Inlet:
             before, self._gate = self._gate, self._gate.after(reading, elapsed_seconds)
             self._growth_bytes_per_image = self._measure_growth()
             now = time.monotonic()
-            fitting = [
-                lease for lease in self._parked if lease.expired(now) or self._wanted(lease) <= reading.limit_bytes
-            ]
+            fitting = [lease for lease in self._parked if lease.expired(now) or self._fits(lease, reading)]
             self._parked = [lease for lease in self._parked if lease not in fitting]
             self._changed.notify_all()
         if before.closed != self._gate.closed:
@@ -202,6 +208,7 @@ class Inlet:
             in_flight_bytes=self._credits.in_use_bytes(),
             occupied=self._occupied,
             one_at_a_time=self._one_at_a_time or self._images_done() < self._first_alone,
+            draining=self._draining,
         )
 
     def _look(self) -> Reading:
@@ -220,6 +227,9 @@ class Inlet:
 
     def _wanted(self, lease: Lease) -> int:
         return wanted_bytes(lease.cost_bytes, self._idle_bytes)
+
+    def _fits(self, lease: Lease, reading: Reading) -> bool:
+        return wanted_bytes(lease.cost_bytes, self._idle_bytes, draining=self._draining) <= reading.limit_bytes
 
     def _tell(self, reading: Reading) -> None:
         _log.info(

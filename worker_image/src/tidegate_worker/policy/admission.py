@@ -2,7 +2,7 @@
 
 Images go in beside others while their costs fit the budget. One runs alone where it must (a suspect, a last delivery)
 or where it fits no other way (larger than the budget, gate closed): then it has all memory up to `ALONE_RATIO` of the
-limit. So there is progress behind a closed gate, and a crawl is visible as such.
+limit. A worker that has to end goes further. So there is progress behind a closed gate, and a crawl is visible as such.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from tidegate_worker.policy.gate import ALONE_RATIO, CLOSE_RATIO
+from tidegate_worker.policy.gate import ALONE_RATIO, CLOSE_RATIO, DRAIN_RATIO
 
 
 class Verdict(Enum):
@@ -41,6 +41,8 @@ class Situation:
     #: The image in flight asked to be alone.
     occupied: bool
     one_at_a_time: bool
+    #: The worker has been told to end, and holds what it holds.
+    draining: bool = False
 
     @property
     def usable_budget_bytes(self) -> int:
@@ -48,9 +50,9 @@ class Situation:
         return max(0, min(self.budget_bytes, int(self.limit_bytes * CLOSE_RATIO) - self.idle_bytes))
 
 
-def wanted_bytes(cost_bytes: int, base_bytes: int) -> int:
+def wanted_bytes(cost_bytes: int, base_bytes: int, *, draining: bool = False) -> int:
     """The smallest limit under which an image of this cost may run alone."""
-    return math.ceil((base_bytes + cost_bytes) / ALONE_RATIO)
+    return math.ceil((base_bytes + cost_bytes) / (DRAIN_RATIO if draining else ALONE_RATIO))
 
 
 def must_be_alone(cost_bytes: int, alone: bool, situation: Situation) -> bool:
@@ -60,7 +62,7 @@ def must_be_alone(cost_bytes: int, alone: bool, situation: Situation) -> bool:
 def judge(cost_bytes: int, alone: bool, situation: Situation) -> Verdict:
     if wanted_bytes(cost_bytes, situation.floor_bytes) > situation.cap_bytes:
         return Verdict.REFUSE
-    if wanted_bytes(cost_bytes, situation.idle_bytes) > situation.limit_bytes:
+    if wanted_bytes(cost_bytes, situation.idle_bytes, draining=situation.draining) > situation.limit_bytes:
         return Verdict.PARK
     if must_be_alone(cost_bytes, alone, situation):
         return Verdict.WAIT if situation.in_flight_images else Verdict.ADMIT_ALONE

@@ -16,6 +16,8 @@ CLOSE_RATIO: Final = 0.80
 OPEN_RATIO: Final = 0.70
 #: What one image alone may bring memory to; above it, it is parked.
 ALONE_RATIO: Final = 0.90
+#: ... and up to here where the worker has to end: what it leaves unanswered has used up one of its few deliveries.
+DRAIN_RATIO: Final = 0.97
 
 _DECREASE: Final = 0.5
 #: From half to the full budget in about this many seconds of open gate.
