@@ -11,11 +11,11 @@ from tidegate_local.stack.layout import REPOSITORY, Layout
 from tidegate_local.stack.services import DEMO_CATALOGUE
 
 
-def register(layout: Layout, jobs: JobServer, pipeline: str) -> None:
+def register(layout: Layout, jobs: JobServer, *pipelines: str) -> None:
     """Run `tidegate-worker register`; safe to repeat."""
     worker = REPOSITORY / ".venv" / "worker" / "bin" / "tidegate-worker"
     done = subprocess.run(
-        (str(worker), "register", "--pipeline", pipeline),
+        (str(worker), "register", *(word for pipeline in pipelines for word in ("--pipeline", pipeline))),
         env={
             "PATH": os.defpath,
             "HOME": str(layout.home),
@@ -29,4 +29,4 @@ def register(layout: Layout, jobs: JobServer, pipeline: str) -> None:
         check=False,
     )
     if done.returncode:
-        raise FixConfig(f"pipeline {pipeline} could not be registered: {done.stderr.strip()[-500:]}")
+        raise FixConfig(f"{', '.join(pipelines)} could not be registered: {done.stderr.strip()[-500:]}")

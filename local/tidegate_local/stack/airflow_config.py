@@ -25,6 +25,16 @@ DEMO_PIPELINES: Final = {
         "TIDEGATE_DEMO_INFER_SECONDS_PER_IMAGE": "0.1",
     },
     "tidegate_demo_slow": {"TIDEGATE_DEMO_INFER_SECONDS_PER_IMAGE": "0.5"},
+    "tidegate_demo_burst": {
+        "TIDEGATE_DEMO_BURST_BYTES": "450MiB",
+        "TIDEGATE_DEMO_BURST_EVERY_IMAGES": "40",
+        "TIDEGATE_DEMO_INFER_SECONDS_PER_IMAGE": "0.1",
+    },
+    # The first image that the job server ever made.
+    "tidegate_demo_poison": {"TIDEGATE_DEMO_CRASH_ON": "1", "TIDEGATE_DEMO_INFER_SECONDS_PER_IMAGE": "0.1"},
+    "tidegate_demo_workspace": {"TIDEGATE_DEMO_WORKSPACE_BYTES": "500MiB"},
+    # More than the smallest cap that the form takes.
+    "tidegate_demo_huge": {"TIDEGATE_DEMO_MODEL_BYTES": "1200MiB"},
 }
 
 
@@ -43,7 +53,8 @@ def environment(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
         "AIRFLOW__CORE__FERNET_KEY": "",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords_file(layout)),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{layout.airflow / 'airflow.db'}",
+        # Seven processes write to one file: each waits for its turn instead of failing after the usual 5 s.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database_file(layout)}?timeout=60",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(layout.logs / "tasks"),
         # It binds to all addresses by default.
         "AIRFLOW__API__HOST": LOOPBACK,
@@ -86,12 +97,18 @@ def _tidegate(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
             {
                 "TIDEGATE_ANTENNA_URL": f"http://{LOOPBACK}:{ports['jobserver']}/api/v2",
                 "TIDEGATE_ALLOWED_NETWORKS": "127.0.0.0/8",
+                # What the caller sets for pods comes on top, as it would on a cluster.
+                **json.loads(os.environ.get("TIDEGATE_POD_ENV", "{}")),
             }
         ),
         "TIDEGATE_PIPELINES": json.dumps(["tidegate_demo", *DEMO_PIPELINES]),
         "TIDEGATE_PIPELINE_ENV": json.dumps(DEMO_PIPELINES),
         "TIDEGATE_RESULTS_CLAIM": RESULTS_CLAIM,
     }
+
+
+def database_file(layout: Layout) -> Path:
+    return layout.airflow / "airflow.db"
 
 
 def passwords_file(layout: Layout) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -194,6 +196,9 @@ def _migrate(layout: Layout, ports: dict[str, int], say: Callable[[str], None]) 
     )
     if done.returncode:
         raise FixConfig(f"airflow db migrate failed; its last words:\n{(done.stdout + done.stderr)[-2000:]}")
+    # Readers beside a writer; SQLite keeps the mode in the file.
+    with contextlib.closing(sqlite3.connect(airflow_config.database_file(layout))) as database:
+        database.execute("PRAGMA journal_mode=WAL")
     stamp.write_text(version("apache-airflow-core"))
 
 

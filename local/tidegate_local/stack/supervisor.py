@@ -79,6 +79,13 @@ class Supervisor:
         self._stop(*self._services)
         self._end(self._marked(), signal.SIGTERM, 5.0)
 
+    def kill(self, *names: str) -> None:
+        """End services as a power failure would; `up` heals what is missing."""
+        for name in names:
+            if process := self._process(name):
+                self._end([*process.children(recursive=True), process], signal.SIGKILL, 5.0)
+            self._forget(name)
+
     def status(self) -> list[Status]:
         rows = []
         for service in self._services:
