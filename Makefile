@@ -30,6 +30,27 @@ e2e: ## Every end-to-end scenario; against a cluster with KUBECONFIG=... IMAGE=.
 soak: ## The long kill runs
 	@scripts/test soak
 
+.PHONY: demo
+demo: ## A run from trigger to numbers, shown live: SCENARIO=leak|large|oom|cap|manifest, KEEP=1 leaves the stack up
+	@scripts/setup >&2
+	@$(CONTROL)/python -m tidegate_local demo $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(KEEP),--keep)
+
+.PHONY: up
+up: setup ## Start or heal the whole stack on this machine and say where it is
+	@$(CONTROL)/python -m tidegate_local up
+
+.PHONY: down
+down: setup-control ## End exactly what the stack started; its state stays for the next start
+	@$(CONTROL)/python -m tidegate_local down
+
+.PHONY: status
+status: setup-control ## Which parts of the stack serve
+	@$(CONTROL)/python -m tidegate_local status
+
+.PHONY: logs
+logs: setup-control ## The ends of the stack's logs; SERVICE=name follows one
+	@$(CONTROL)/python -m tidegate_local logs $(if $(SERVICE),$(SERVICE) --follow)
+
 .PHONY: lint
 lint: setup ## Ruff, mypy and the import walls, changing nothing
 	@scripts/lint
