@@ -108,7 +108,7 @@ def test_a_conflict_writes_nothing_of_what_belongs_to_the_step(store: RunStore) 
     planned(store)
     before = the_slot(store)
     store.advance(before, moved(before.state, reason="moved"))
-    stale = {"attempt": attempt(before.state), "trip": StoredTrip(trip(before.state), "resize", "why")}
+    stale: dict[str, Any] = {"attempt": attempt(before.state), "trip": StoredTrip(trip(before.state), "resize", "why")}
     with pytest.raises(Conflict):
         store.advance(before, before.state, **stale, struck=[Suspect(image_id="image")])
     assert (store.attempts(RUN_ID), store.trips(RUN_ID), store.suspects(SOURCE)) == ([], [], [])

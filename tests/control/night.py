@@ -58,7 +58,7 @@ class ScriptedPods:
         self.orders: list[tuple[str, str, int | None]] = []
         self.refuses: Refusal | None = None
         self.actuates = True
-        self.trouble: dict[str, Exception] = {}
+        self.trouble: dict[str, BaseException] = {}
 
     async def live(self, selector: Any) -> dict[str, LivePod]:
         self._stumble("live")
