@@ -49,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     except TidegateError as error:
         print(f"{parser.prog} {named}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"{parser.prog} {named}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tidegate_local.stack import metrics_config
 from tidegate_local.stack.airflow_config import ADMIN
-from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout, port_is_free
+from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout
 from tidegate_local.stack.provisioning import provision
 from tidegate_local.stack.services import prepare, services
 from tidegate_local.stack.supervisor import Supervisor
@@ -48,13 +48,7 @@ class Session:
     def started(cls, home: Path, tell: Callable[[str], None] = say) -> Session:
         """The stack at `home`, serving; raises what keeps it from it."""
         session = cls.open(home, tell)
-        taken = [
-            name
-            for service in services(session.layout, session.ports)
-            if not session.supervisor.runs(service.name)
-            for name in service.ports
-            if not port_is_free(session.ports[name])
-        ]
+        taken = session.supervisor.taken_ports(session.ports)
         if taken:
             tell(f"another program has the port of {', '.join(taken)}: choosing anew")
             # Addresses stand in other services' configuration, so all of them start anew.

@@ -22,7 +22,7 @@ from typing import Final
 import psutil
 
 from tidegate.core.errors import FixConfig, RetryLater
-from tidegate_local.stack.layout import Layout
+from tidegate_local.stack.layout import Layout, port_is_free
 
 MARK: Final = "TIDEGATE_STACK"
 POLL_SECONDS: Final = 0.2
@@ -94,23 +94,28 @@ class Supervisor:
             rows.append(Status(service.name, process.pid if process else None, problem))
         return rows
 
-    def runs(self, name: str) -> bool:
-        return self._process(name) is not None
+    def taken_ports(self, ports: Mapping[str, int]) -> list[str]:
+        """Names of the ports that another program has: their services do not run, and yet nobody else can bind them."""
+        idle = [service for service in self._services if self._process(service.name) is None]
+        return [name for service in idle for name in service.ports if not port_is_free(ports[name])]
 
     def _start(self, service: Service) -> None:
         self._say(f"starting {service.name}")
         log = self._layout.logs / f"{service.name}.log"
         with log.open("ab") as output:
-            # A session of its own: a Ctrl-C at the terminal reaches this program alone, which ends things in order.
-            child = subprocess.Popen(
-                service.argv,
-                env={**os.environ, **service.env, MARK: str(self._layout.home)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                cwd=self._layout.home,
-            )
+            try:
+                child = subprocess.Popen(
+                    service.argv,
+                    env={**os.environ, **service.env, MARK: str(self._layout.home)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    # Its own session: a Ctrl-C at the terminal reaches this program alone, which ends things in order.
+                    start_new_session=True,
+                    cwd=self._layout.home,
+                )
+            except FileNotFoundError:
+                raise FixConfig(f"{service.argv[0]} is not installed; make setup installs what is missing") from None
         self._record(service.name, psutil.Process(child.pid))
 
     def _await(self, service: Service) -> None:
