@@ -18,6 +18,7 @@ WORKER_IMAGE: Final = "tidegate-worker"
 #: Name of the Kubernetes Secret that pods read the token from.
 TOKEN_SECRET: Final = "antenna"  # noqa: S105 - its name, not its value
 RESULTS_CLAIM: Final = "results"
+STAGING_CLAIM: Final = "staging"
 #: The misbehaving twins of the demo pipeline in demo_pipelines.yaml, by what makes them misbehave.
 DEMO_PIPELINES: Final = {
     "tidegate_demo_leak": {
@@ -104,6 +105,8 @@ def _tidegate(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
         "TIDEGATE_PIPELINES": json.dumps(["tidegate_demo", *DEMO_PIPELINES]),
         "TIDEGATE_PIPELINE_ENV": json.dumps(DEMO_PIPELINES),
         "TIDEGATE_RESULTS_CLAIM": RESULTS_CLAIM,
+        # It outlives the pod: what a killed worker had leased is taken up by the next instead of waiting for Antenna.
+        "TIDEGATE_STAGING_CLAIM": STAGING_CLAIM,
     }
 
 

@@ -1,4 +1,4 @@
-"""What the DAGs' pods name in the cluster: the token's secret and the claim for results; nothing else is put there."""
+"""What the DAGs' pods name in the cluster: a secret for the token, claims for results and staging; nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 import kubernetes
 from kubernetes.client.exceptions import ApiException
 
-from tidegate_local.stack.airflow_config import RESULTS_CLAIM, TOKEN_SECRET
+from tidegate_local.stack.airflow_config import RESULTS_CLAIM, STAGING_CLAIM, TOKEN_SECRET
 from tidegate_local.stack.layout import Layout
 
 NAMESPACE: Final = "default"
@@ -21,22 +21,26 @@ def provision(layout: Layout) -> None:
     secret = kubernetes.client.V1Secret(
         metadata=kubernetes.client.V1ObjectMeta(name=TOKEN_SECRET), string_data={"token": token}
     )
-    claim = kubernetes.client.V1PersistentVolumeClaim(
-        metadata=kubernetes.client.V1ObjectMeta(name=RESULTS_CLAIM),
-        spec=kubernetes.client.V1PersistentVolumeClaimSpec(
-            access_modes=["ReadWriteMany"],
-            resources=kubernetes.client.V1VolumeResourceRequirements(requests={"storage": "10Gi"}),
-        ),
-    )
     try:
         api.create_namespaced_secret(NAMESPACE, secret)
     except ApiException as error:
         _if_exists(error)
         api.patch_namespaced_secret(TOKEN_SECRET, NAMESPACE, {"stringData": secret.string_data})
-    try:
-        api.create_namespaced_persistent_volume_claim(NAMESPACE, claim)
-    except ApiException as error:
-        _if_exists(error)
+    for claim in (RESULTS_CLAIM, STAGING_CLAIM):
+        try:
+            api.create_namespaced_persistent_volume_claim(NAMESPACE, _claim(claim))
+        except ApiException as error:
+            _if_exists(error)
+
+
+def _claim(name: str) -> Any:
+    return kubernetes.client.V1PersistentVolumeClaim(
+        metadata=kubernetes.client.V1ObjectMeta(name=name),
+        spec=kubernetes.client.V1PersistentVolumeClaimSpec(
+            access_modes=["ReadWriteMany"],
+            resources=kubernetes.client.V1VolumeResourceRequirements(requests={"storage": "10Gi"}),
+        ),
+    )
 
 
 def _if_exists(error: ApiException) -> Any:
