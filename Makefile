@@ -70,3 +70,7 @@ bench-breaker: setup-control ## Trip policies against a corpus of memory traces 
 .PHONY: bench-sizing
 bench-sizing: setup-control ## Sizing policies against a history of runs (TRACE=file replays your own)
 	@$(CONTROL)/python -m bench.sizing $(if $(TRACE),--trace $(TRACE))
+
+.PHONY: bench-ingest
+bench-ingest: setup ## The worker's images/s and memory against the seed's loader (ARGS="--quick", "--questions", ...)
+	@$(CONTROL)/python -m bench.ingest $(ARGS)
