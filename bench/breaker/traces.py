@@ -221,7 +221,9 @@ def _told(
         foreseen=Foreseen(
             upper_bytes=upper * limit,
             baseline_velocity_bytes_per_second=baseline * limit,
-            images_per_second=images_per_second * float(np.mean(pod.pace[pod.work_at :])),
+            # The plan knows the healthy pace, not the crawl.
+            images_per_second=images_per_second
+            * float(np.mean(pod.pace[pod.work_at : max(pod.work_at + 1, int(onset or n))])),
             budget_bytes=float(np.max(pod.credits)) * rng.uniform(1.0, 1.15) * limit,
             peak_centre_bytes=peak * rng.uniform(0.92, 1.05) * limit,
             peak_scale_bytes=rng.uniform(0.02, 0.06) * limit,
