@@ -55,7 +55,7 @@ class AsManyBoxes(BoxDetector):
 
     def find(self, images: object) -> list[list[FoundBox]]:
         real = self._real.find(images)  # type: ignore[arg-type]
-        return [[FoundBox((9 * n, 9 * n, 9 * n + 200, 9 * n + 300), 1.0) for n in range(self._boxes)] for _ in real]
+        return [[FoundBox((7 * n, 5 * n, 7 * n + 200, 5 * n + 300), 1.0) for n in range(self._boxes)] for _ in real]
 
 
 def main(catalogue: str, cache: str, pipeline: str, width: int, height: int, boxes: int) -> None:

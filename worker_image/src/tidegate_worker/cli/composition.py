@@ -24,7 +24,7 @@ from tidegate_worker.models.artifacts import ArtifactCache
 from tidegate_worker.models.catalogue import Catalogue, catalogue_files
 from tidegate_worker.models.demo import Misbehaviour, Poison
 from tidegate_worker.models.load import PipelineLoader
-from tidegate_worker.models.predictor import CropBatch
+from tidegate_worker.models.predictor import CropBatch, PipelinePredictor
 from tidegate_worker.net.addresses import AddressRules
 from tidegate_worker.net.http_fetcher import FetchLimits, HttpFetcher
 from tidegate_worker.net.uri_fetcher import UriFetcher
@@ -49,6 +49,11 @@ class Loaded:
     predictor: Predictor
     antenna: AntennaPipeline
     seconds: float
+
+    def pin_memory(self, wanted: bool) -> None:
+        """As the plan says; predictors of other makers see to it themselves."""
+        if isinstance(self.predictor, PipelinePredictor):
+            self.predictor.pin_memory = wanted
 
 
 class Parts:

@@ -56,6 +56,7 @@ def _assigned(assignment: Assignment, settings: Settings, parts: Parts, drain: D
     from tidegate_worker.cli.composition import engine_settings
 
     loaded = parts.load(assignment.pipeline)
+    loaded.pin_memory(assignment.ingest.pin_memory)
     report = app.run(
         assignment,
         parts.job(assignment, loaded, settings.manifest.output),

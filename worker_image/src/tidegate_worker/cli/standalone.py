@@ -58,6 +58,7 @@ def work(
         ingest, rate = plan.ingest, plan.images_per_second
     else:
         ingest, rate = PROBE_INGEST.model_copy(update=overrides(settings).ingest()), 0.0
+    loaded.pin_memory(ingest.pin_memory)
     assignment = assign(settings, target, loaded, run_id, ingest).model_copy(update={"images_per_second": rate})
     return app.run(
         assignment,

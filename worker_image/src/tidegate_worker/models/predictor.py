@@ -69,6 +69,8 @@ class PipelinePredictor:
         self.pipeline = pipeline
         self.model_version = model_version
         self.device = device
+        #: Copy through page-locked memory, which a CUDA device reads without a copy of its own.
+        self.pin_memory = False
         self._detector = detector
         self._detector_key = detector_key
         self._filter = binary_filter
@@ -110,7 +112,7 @@ class PipelinePredictor:
     @torch.inference_mode()
     def _predict(self, images: list[DecodedImage]) -> list[Prediction]:
         began = time.perf_counter()
-        pixels = [image.pixels.to(self.device, non_blocking=True) for image in images]
+        pixels = [self._on_device(image.pixels) for image in images]
         objects = [
             _Found(index, pixels[index], found)
             for index, boxes in enumerate(self._detector.find(pixels))
@@ -125,6 +127,11 @@ class PipelinePredictor:
             )
             for index, image in enumerate(images)
         ]
+
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        if self.pin_memory and self.device.type == "cuda" and pixels.device.type == "cpu":
+            pixels = pixels.pin_memory()
+        return pixels.to(self.device, non_blocking=True)
 
     def _classify(self, objects: list[_Found]) -> None:
         crops = self._cut(self._first, objects)

@@ -11,14 +11,18 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import avg_pool2d
+from torchvision.ops import nms
 
 #: Grid cells along the shorter edge of an image.
 _CELLS: Final = 64
 _SURROUND: Final = 13
 _CONTRAST: Final = 0.2
 _STEEPNESS: Final = 40.0
+_LEAST_SCORE: Final = 0.3
 _MOST_BOXES: Final = 32
+_CANDIDATES: Final = 512
+_OVERLAP: Final = 0.1
 #: A box reaches this many cells from its centre.
 _REACH: Final = 2
 
@@ -41,15 +45,18 @@ class TinyDetector(nn.Module):
         dark = self.darkness(_grid(image, cell)[None])
         surround = avg_pool2d(dark, _SURROUND, stride=1, padding=_SURROUND // 2, count_include_pad=False)
         score = torch.sigmoid(_STEEPNESS * (dark - surround - _CONTRAST))[0, 0]
-        peaks = (score > 0) & (score == max_pool2d(score[None, None], 2 * _REACH + 1, stride=1, padding=_REACH)[0, 0])
-        best = torch.where(peaks, score, 0).flatten().topk(min(_MOST_BOXES, score.numel()))
+        # Highest in the middle of a blob, also where all of it is equally dark.
+        mass = avg_pool2d(score[None, None], 2 * _REACH + 1, stride=1, padding=_REACH)[0, 0]
+        best = torch.where(score > _LEAST_SCORE, mass, 0).flatten().topk(min(_CANDIDATES, score.numel()))
         rows, columns = best.indices // score.shape[1], best.indices % score.shape[1]
         corners = torch.stack((columns - _REACH, rows - _REACH, columns + _REACH + 1, rows + _REACH + 1), dim=1) * cell
         edges = torch.tensor([image.shape[2], image.shape[1]], device=image.device).repeat(2)
+        boxes = corners.clamp(min=0).minimum(edges).float()
+        apart = nms(boxes, best.values, _OVERLAP)[:_MOST_BOXES]
         return {
-            "boxes": corners.clamp(min=0).minimum(edges).float(),
-            "labels": torch.ones_like(best.indices),
-            "scores": best.values,
+            "boxes": boxes[apart],
+            "labels": torch.ones_like(apart),
+            "scores": score.flatten()[best.indices[apart]],
         }
 
 
