@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.adapters.examples import RUN_ID, planned
@@ -75,7 +76,7 @@ def launch(cluster: Cluster, control: Control, slot: int) -> str:
 def test_of_two_leaking_slots_one_is_resized_in_place_and_the_other_drained(
     cluster: Cluster, store: RunStore, tmp_path: Path
 ) -> None:
-    expected = {"floor_bytes": MIB, "lower_bytes": MIB, "target_bytes": MIB, "upper_bytes": 32 * MIB}
+    expected: dict[str, Any] = {"floor_bytes": MIB, "lower_bytes": MIB, "target_bytes": MIB, "upper_bytes": 32 * MIB}
     made = planned(store, slots=2, limit_bytes=LIMIT_BYTES, cap_bytes=CAP_BYTES, **expected)
     told: list[RaiseAlert] = []
     policy = Policy(Means(can_resize=True, restart_seconds=30, floor_bytes=MIB), drain_seconds=30)
