@@ -20,6 +20,8 @@ from tidegate.core.errors import FixConfig
 
 RUN_LABEL: Final = "tidegate.io/run"
 SLOT_LABEL: Final = "tidegate.io/slot"
+#: What the pod does, `run` or `probe`: a probe belongs to no slot.
+ROLE_LABEL: Final = "tidegate.io/role"
 #: Values that change with each pod of a slot are annotations: the operator finds its pods again by their labels.
 GENERATION_ANNOTATION: Final = "tidegate.io/generation"
 RUN_ANNOTATION: Final = "tidegate.io/run-id"
@@ -97,7 +99,7 @@ def worker_pod(
         metadata=k8s.V1ObjectMeta(
             name=name,
             namespace=configuration.namespace,
-            labels={**run_selector(assignment.run_id), SLOT_LABEL: str(assignment.slot)},
+            labels={**run_selector(assignment.run_id), ROLE_LABEL: command, SLOT_LABEL: str(assignment.slot)},
             annotations={
                 RUN_ANNOTATION: assignment.run_id,
                 GENERATION_ANNOTATION: str(assignment.generation),

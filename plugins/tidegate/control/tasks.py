@@ -125,8 +125,9 @@ def report(run_id: str) -> Outcome:
 def _state(run: Run, store: RunStore, counted: JobCount | None) -> RunState:
     if Request.from_json(run.request).dry_run and run.plan is not None:
         return RunState.PLANNED
-    if any(slot.state.phase is Phase.LOCKED_OUT for slot in store.slots(run.run_id)):
-        return RunState.LOCKED_OUT
+    # Answers decide: a job that is complete needs nobody, whatever became of a slot.
     if counted is not None and counted.standing is JobStanding.COMPLETE:
         return RunState.DONE
+    if any(slot.state.phase is Phase.LOCKED_OUT for slot in store.slots(run.run_id)):
+        return RunState.LOCKED_OUT
     return RunState.FAILED

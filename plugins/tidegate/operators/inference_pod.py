@@ -16,13 +16,13 @@ from kubernetes.client.exceptions import ApiException
 
 from tidegate.adapters.configuration import configuration
 from tidegate.adapters.kube_pods import quantity_bytes
-from tidegate.adapters.pod_spec import GENERATION_ANNOTATION, SLOT_LABEL, run_selector, worker_pod
+from tidegate.adapters.pod_spec import GENERATION_ANNOTATION, ROLE_LABEL, SLOT_LABEL, run_selector, worker_pod
 from tidegate.adapters.run_store import Attempt, Run, RunStore
 from tidegate.control.runs import Request, assignment, open_store, planned, policy
 from tidegate.control.steps import Control, Notes
-from tidegate.core.contract import Plan
+from tidegate.core.contract import GIB, Plan
 from tidegate.core.errors import FixConfig, NeedsHuman, RetryLater
-from tidegate.core.slot import End, LaunchRefused, Phase, PodCreated, PodEnded, SlotState
+from tidegate.core.slot import DeletePod, End, LaunchRefused, Phase, PodCreated, PodEnded, ResetByHuman, SlotState
 from tidegate.core.verdict import PodEvidence, Verdict, judge, memory_trip, struck
 from tidegate.failures import PodEndedEarly
 from tidegate.operators.pod_facts import evidence, last_words
@@ -30,6 +30,7 @@ from tidegate.operators.worker_pod import POLL_SECONDS, WorkerPodOperator
 
 #: High on purpose: the slot's own budgets end it.
 RETRIES: Final = 1000
+COMMAND: Final = "run"
 #: Phases in which Tidegate itself has told the pod to end.
 _TOLD: Final = frozenset({Phase.OPEN_DRAINING, Phase.OPEN_DELETING, Phase.LOCKING_DRAINING, Phase.LOCKING_DELETING})
 
@@ -53,7 +54,7 @@ class InferencePodOperator(WorkerPodOperator):
             self.log.info("slot %s of %s is done: %s", self.slot, self.run_id, state.reason)
             return
         if state.phase is Phase.LOCKED_OUT:
-            raise NeedsHuman(_locked_out(run, state))
+            state = self._released(store, run, plan, state)
         self.termination_grace_period = int(plan.grace_seconds)
         self.startup_timeout_seconds = int(plan.startup_seconds)
         self.schedule_timeout_seconds = int(plan.startup_seconds)
@@ -61,10 +62,17 @@ class InferencePodOperator(WorkerPodOperator):
         self.name = self.full_pod_spec.metadata.name
         super().execute(context)
 
+    def _released(self, store: RunStore, run: Run, plan: Plan, state: SlotState) -> SlotState:
+        """A lock-out allows no retry, so a try that finds one was asked for by a person: a Clear is their word."""
+        self.log.info("slot %s was locked out and is cleared: going on at %s bytes", self.slot, state.limit_bytes)
+        store.enter_run(run)
+        cleared = ResetByHuman(generation=state.generation, at=time.time(), by="a Clear in Airflow")
+        return self._control(store, run, plan).happened(self.run_id, self.slot, cleared)[0]
+
     def _composed(self, store: RunStore, run: Run, plan: Plan, state: SlotState) -> k8s.V1Pod:
         return worker_pod(
             assignment(run, plan, state, store),
-            command="run",
+            command=COMMAND,
             limit_bytes=state.limit_bytes,
             configuration=configuration(),
             placement=Request.from_json(run.request).placement(),
@@ -116,12 +124,16 @@ class InferencePodOperator(WorkerPodOperator):
             limit_bytes=quantity_bytes(pod.spec.containers[0].resources.limits["memory"]),
             created_at=time.time(),
         )
-        self._control(store, run, plan).happened(self.run_id, self.slot, created, Notes(attempt=attempt))
+        _, commands = self._control(store, run, plan).happened(self.run_id, self.slot, created, Notes(attempt=attempt))
+        if any(isinstance(command, DeletePod) for command in commands):
+            # The slot moved on while this try, believed dead, was creating.
+            self._delete(pod)
+            raise PodEndedEarly(End.INFRASTRUCTURE, f"pod {pod.metadata.name} came too late and was deleted")
         return pod
 
     def _pods(self) -> list[k8s.V1Pod]:
         """Every pod of this slot, whichever try made it."""
-        selector = {**run_selector(self.run_id), SLOT_LABEL: str(self.slot)}
+        selector = {**run_selector(self.run_id), ROLE_LABEL: COMMAND, SLOT_LABEL: str(self.slot)}
         labels = ",".join(f"{name}={value}" for name, value in selector.items())
         pods: list[k8s.V1Pod] = self.client.list_namespaced_pod(self.namespace, label_selector=labels).items
         return pods
@@ -274,9 +286,15 @@ def _message(error: ApiException) -> str:
 
 
 def _locked_out(run: Run, state: SlotState) -> str:
+    settings = configuration()
+    cap = min(2 * state.cap_bytes, settings.cap_bytes)
+    more = (
+        f"raise the cap with `tidegate reset {run.run_id} --cap {cap // GIB}Gi`"
+        if cap > state.cap_bytes
+        else "have the administrator raise TIDEGATE_CAP_BYTES"
+    )
     return (
-        f"slot {state.slot} of run {run.run_id} is locked out: {state.reason}. Options: raise the cap and go on with"
-        f" `tidegate reset {run.run_id} --cap {2 * state.cap_bytes}`; shrink the work (smaller images, another"
-        " pipeline) and start a new run with resume_of; or take the suspect images out of the job. Runbook:"
-        f" {configuration().docs_url}/runbooks/locked-out.md"
+        f"slot {state.slot} of run {run.run_id} is locked out: {state.reason}. Options: {more}; take the suspect images"
+        " out of the job; or shrink the work (smaller images, another pipeline) and start a new run with resume_of."
+        f" Then Clear the group `inference` with what follows it. Runbook: {settings.docs_url}/runbooks/locked-out.md"
     )
