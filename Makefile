@@ -23,7 +23,7 @@ test: ## Lint, types, walls and every quick test; says what was skipped and why
 	@scripts/test quick
 
 .PHONY: e2e
-e2e: ## Every end-to-end scenario; against a cluster with KUBECONFIG=... IMAGE=... HOST_ADDRESS=...
+e2e: ## Every end-to-end scenario; with KUBECONFIG=file IMAGE=name the conformance suite on that cluster
 	@scripts/test e2e
 
 .PHONY: soak
@@ -74,3 +74,7 @@ bench-sizing: setup-control ## Sizing policies against a history of runs (TRACE=
 .PHONY: bench-ingest
 bench-ingest: setup ## The worker's images/s and memory against the seed's loader (ARGS="--quick", "--questions", ...)
 	@$(CONTROL)/python -m bench.ingest $(ARGS)
+
+.PHONY: bench-recovery
+bench-recovery: setup ## How soon a trip is decided, what remedies interrupt, what the breaker costs
+	@$(CONTROL)/python -m bench.recovery
