@@ -1,0 +1,228 @@
+"""A running stack as a scenario uses it: makes jobs, starts runs, waits for them, says what became of every image."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import kubernetes
+import pytest
+
+from tidegate.adapters.configuration import Configuration
+from tidegate.adapters.kube_pods import quantity_bytes
+from tidegate.adapters.pod_spec import pod_prefix
+from tidegate.adapters.run_store import Attempt, Run, RunStore, StoredTrip
+from tidegate.control.runs import planned, policy
+from tidegate.control.steps import Control
+from tidegate.core.contract import MIB
+from tidegate.core.errors import RetryLater
+from tidegate.core.slot import ResetByHuman, SlotState
+from tidegate_local.demo.airflow import DAG, OVER, Airflow
+from tidegate_local.demo.registration import register
+from tidegate_local.jobserver.control import JobServer, JobTruth
+from tidegate_local.stack.airflow_config import DEMO_PIPELINES, WORKER_IMAGE
+from tidegate_local.stack.session import Session
+
+#: What a killed pod held is handed out again after this long; the usual 300 s would be waited for in every scenario.
+LEASE_SECONDS: Final = 60.0
+#: Long: a busy machine is slow, and a run that hangs is told from a slow one by its state, not by a stopwatch.
+RUN_SECONDS: Final = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run: the job, and the fields of the form."""
+
+    pipeline: str
+    kind: str = "tiny"
+    images: int = 60
+    params: Mapping[str, Any] = field(default_factory=dict)
+    #: Further options of the job server's `create_job`.
+    job: Mapping[str, Any] = field(default_factory=dict)
+    is_manifest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    case: Case
+    dag_run: str
+    #: None for a manifest.
+    job: int | None
+    source: str
+
+    @property
+    def run_id(self) -> str:
+        return f"{DAG}/{self.dag_run}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one run."""
+
+    begun: Begun
+    state: str
+    run: Run
+    summary: dict[str, Any]
+    slots: list[SlotState]
+    trips: list[StoredTrip]
+    attempts: list[Attempt]
+    truth: JobTruth | None
+
+    def assert_whole(self) -> None:
+        """Every image was answered exactly once and saved, and the run says so."""
+        assert self.state == "success", self
+        assert self.truth is not None
+        assert self.truth.broken_promises() == []
+        assert self.truth.totals["lost"] == 0
+        assert self.truth.totals["failed"] == 0
+        assert self.truth.status == "SUCCESS"
+
+    def assert_redone_at_most(self, images: int) -> None:
+        """No more was computed twice than was in flight when a pod ended."""
+        assert self.summary["images_redone"] <= images, self.summary
+
+
+class Stack:
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.jobs = JobServer.of_workdir(session.layout.jobserver)
+        self.airflow = Airflow(session.layout, session.ports)
+        self.store = RunStore.open(f"sqlite:///{session.layout.home / 'runs.sqlite'}")
+        connection = kubernetes.config.new_client_from_config(str(session.layout.podapi / "kubeconfig"))
+        self.pods = kubernetes.client.CoreV1Api(connection)
+        register(session.layout, self.jobs, "tidegate_demo", *DEMO_PIPELINES)
+        # Every stack has images 1 to 60 to make jobs of; this job itself is never begun.
+        self.jobs.create_job("tiny", 60, None, start=False)
+
+    # -- beginning -----------------------------------------------------------------------------------------------------
+
+    def begin(self, case: Case) -> Begun:
+        job, source = None, ""
+        if case.is_manifest:
+            source = self.jobs.create_manifest(f"e2e-{time.time_ns()}", case.kind, case.images)["csv"]
+        else:
+            options = {"lease_seconds": LEASE_SECONDS, **case.job}
+            job = self.jobs.create_job(case.kind, case.images, case.pipeline, **options)
+            source = str(job)
+        return self.again(Begun(case, "", job, source))
+
+    def again(self, begun: Begun, **params: Any) -> Begun:
+        """Another run of the same job."""
+        asked = {"source": begun.source, "pipeline": begun.case.pipeline, "cap_gib": 2, **begun.case.params, **params}
+        return Begun(begun.case, self.airflow.trigger(asked), begun.job, begun.source)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def slot(self, begun: Begun, slot: int = 0) -> SlotState | None:
+        stored = self.store.slot(begun.run_id, slot)
+        return stored.state if stored else None
+
+    def phase(self, begun: Begun, slot: int = 0) -> str:
+        state = self.slot(begun, slot)
+        return state.phase.value if state else ""
+
+    def answered(self, begun: Begun) -> int:
+        assert begun.job is not None
+        return self.jobs.truth(begun.job).totals["answered"]
+
+    def pod(self, begun: Begun, slot: int = 0) -> Any | None:
+        """The slot's live pod."""
+        name = f"{pod_prefix(begun.run_id)}run-{slot}"
+        for pod in self.pods.list_namespaced_pod("default").items:
+            if pod.metadata.name == name and pod.status.phase in ("Pending", "Running"):
+                return pod
+        return None
+
+    def words(self, begun: Begun) -> str:
+        """What the run is doing, for the message of a failed wait."""
+        tasks = [(task["task_id"], task["state"], task["try_number"]) for task in self.airflow.tasks(begun.dag_run)]
+        slots = [(slot.state.phase.value, slot.state.reason) for slot in self.store.slots(begun.run_id)]
+        totals = dict(self.jobs.truth(begun.job).totals) if begun.job is not None else {}
+        return f"{begun.dag_run}: {tasks} {slots} {totals}"
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def wait(self, begun: Begun, until: Callable[[], Any], seconds: float = RUN_SECONDS) -> None:
+        """Return once `until` holds; fail with what the run is doing otherwise."""
+        deadline = time.monotonic() + seconds
+        while not _held(until):
+            if time.monotonic() > deadline:
+                pytest.fail(f"it did not get there in {seconds:.0f} s: {self.words(begun)}")
+            time.sleep(0.5)
+
+    def wait_until_working(self, begun: Begun, images: int = 1) -> None:
+        """Return once the first pod of the slot has answered something."""
+        self.wait(begun, lambda: self.phase(begun) == "closed" and self.pod(begun) and self.answered(begun) >= images)
+
+    def finish(self, begun: Begun, seconds: float = RUN_SECONDS) -> Outcome:
+        self.wait(begun, lambda: self.airflow.state(begun.dag_run) in OVER, seconds)
+        run = self.store.run(begun.run_id)
+        assert run is not None, self.words(begun)
+        return Outcome(
+            begun=begun,
+            state=self.airflow.state(begun.dag_run),
+            run=run,
+            summary=json.loads(run.summary or "{}"),
+            slots=[stored.state for stored in self.store.slots(begun.run_id)],
+            trips=self.store.trips(begun.run_id),
+            attempts=self.store.attempts(begun.run_id),
+            truth=self.jobs.truth(begun.job) if begun.job is not None else None,
+        )
+
+    # -- breaking ------------------------------------------------------------------------------------------------------
+
+    def kill(self, *services: str) -> None:
+        """End services as a power failure would; `heal` brings them back."""
+        self.session.supervisor.kill(*services)
+
+    def heal(self) -> None:
+        self.session.supervisor.up()
+
+    @contextmanager
+    def crowded_node(self, free_mib: int) -> Iterator[None]:
+        """A pod that asks for all memory of the node but this much beside the pods that run now, and uses none."""
+        (node,) = self.pods.list_node().items
+        pods = self.pods.list_namespaced_pod("default").items
+        taken = sum(
+            quantity_bytes(pod.spec.containers[0].resources.requests["memory"])
+            for pod in pods
+            if pod.status.phase in ("Pending", "Running")
+        )
+        free = quantity_bytes(node.status.allocatable["memory"]) - taken
+        container = {
+            "name": "crowd",
+            "image": WORKER_IMAGE + ":local",
+            "command": ["sleep", "3600"],
+            "resources": {"requests": {"memory": str(free - free_mib * MIB)}},
+        }
+        body = {"metadata": {"name": "crowd"}, "spec": {"restartPolicy": "Never", "containers": [container]}}
+        self.pods.create_namespaced_pod("default", body)
+        try:
+            yield
+        finally:
+            self.pods.delete_namespaced_pod("crowd", "default", grace_period_seconds=0)
+
+    def reset(self, begun: Begun, cap_bytes: int) -> None:
+        """What a person does who has looked at a locked-out slot."""
+        run, plan = planned(self.store.run(begun.run_id), begun.run_id)
+        state = self.slot(begun)
+        assert state is not None
+        control = Control(self.store, policy(run, plan, Configuration()))
+        now = time.time()
+        control.happened(
+            begun.run_id,
+            state.slot,
+            ResetByHuman(generation=state.generation, at=now, by="a test", cap_bytes=cap_bytes),
+        )
+
+
+def _held(until: Callable[[], Any]) -> bool:
+    try:
+        return bool(until())
+    except (RetryLater, kubernetes.client.exceptions.ApiException, OSError):
+        # A scenario may have ended the very server that is asked.
+        return False
