@@ -164,6 +164,15 @@ def test_a_changed_answer_replaces_the_first_and_a_later_kill_stands_beside_it(s
     ]
 
 
+def test_a_probe_strikes_its_suspects_once_however_often_its_end_is_told(store: RunStore) -> None:
+    store.enter_run(run())
+    for strikes in (1, 2):
+        store.strike(RUN_ID, "probe-1", [Suspect(image_id="image", strikes=strikes)])
+    assert store.suspects(SOURCE) == [Suspect(image_id="image", strikes=1)]
+    store.strike(RUN_ID, "probe-2", [Suspect(image_id="image", strikes=2)])
+    assert store.suspects(SOURCE) == [Suspect(image_id="image", strikes=2)]
+
+
 def test_suspects_belong_to_the_job_and_outlive_the_run(store: RunStore) -> None:
     planned(store)
     state = the_slot(store).state

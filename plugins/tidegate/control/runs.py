@@ -125,11 +125,11 @@ def assignment(run: Run, plan: Plan, state: SlotState, store: RunStore) -> Assig
         ingest=ingest,
         grace_seconds=plan.grace_seconds,
         images_per_second=plan.images_per_second,
-        suspects=_most_suspect(store.suspects(run.source)),
+        suspects=most_suspect(store.suspects(run.source)),
     )
 
 
-def _most_suspect(suspects: list[Suspect]) -> tuple[Suspect, ...]:
+def most_suspect(suspects: list[Suspect]) -> tuple[Suspect, ...]:
     """As many as an environment variable holds beside the rest of the assignment; those nearest to quarantine first."""
     ranked = sorted(suspects, key=lambda each: (each.strikes_alone, each.strikes), reverse=True)
     sizes = accumulate(len(each.model_dump_json().encode()) for each in ranked)

@@ -1,7 +1,8 @@
 """The probe as an Airflow task: one pod that measures the job's own images, answers what it leased, and reports.
 
 A probe is an attempt to know, not a condition: one that dies of memory is repeated with twice as much up to the cap,
-and where it cannot be had at all the plan is a safe default. Five healthy baselines make it unnecessary.
+one that an image crashed suspects that image, and where it cannot be had at all the plan is a safe default. Five
+healthy baselines make it unnecessary.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+from airflow.providers.common.compat.sdk import AirflowException
 from airflow.sdk import Context
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
@@ -17,11 +19,11 @@ from tidegate.adapters.configuration import configuration
 from tidegate.adapters.pod_spec import worker_pod
 from tidegate.adapters.run_store import Run, RunStore
 from tidegate.control.opening import baseline_key
-from tidegate.control.runs import Request, open_store
+from tidegate.control.runs import Request, most_suspect, open_store
 from tidegate.core.contract import GIB, MIB, Assignment, IngestSettings
 from tidegate.core.errors import FixConfig
 from tidegate.core.slot import End
-from tidegate.core.verdict import judge
+from tidegate.core.verdict import judge, struck
 from tidegate.failures import PodEndedEarly
 from tidegate.operators.pod_facts import evidence, last_words, probe_report
 from tidegate.operators.worker_pod import POLL_SECONDS, WorkerPodOperator
@@ -49,6 +51,7 @@ class ProbePodOperator(WorkerPodOperator):
 
     def __init__(self, *, run_id: str, **kwargs: Any) -> None:
         super().__init__(run_id=run_id, **{"startup_timeout_seconds": STARTUP_SECONDS, "retries": RETRIES, **kwargs})
+        self._is_given_up = False
 
     def execute(self, context: Context) -> Any:
         store = open_store(configuration())
@@ -61,11 +64,11 @@ class ProbePodOperator(WorkerPodOperator):
             self.log.info("%s healthy runs stand in for a probe", baseline.healthy_runs)
             return
         limit = store.probe_limit(self.run_id) or self._first_limit(run)
-        self.full_pod_spec = self._composed(run, limit)
+        self.full_pod_spec = self._composed(store, run, limit)
         self.name = self.full_pod_spec.metadata.name
         super().execute(context)
 
-    def _composed(self, run: Run, limit_bytes: int) -> k8s.V1Pod:
+    def _composed(self, store: RunStore, run: Run, limit_bytes: int) -> k8s.V1Pod:
         request = Request.from_json(run.request)
         assignment = Assignment(
             run_id=run.run_id,
@@ -78,6 +81,7 @@ class ProbePodOperator(WorkerPodOperator):
             cap_bytes=self._cap(run),
             ingest=PROBE_INGEST,
             grace_seconds=GRACE_SECONDS,
+            suspects=most_suspect(store.suspects(run.source)),
         )
         return worker_pod(
             assignment,
@@ -109,6 +113,18 @@ class ProbePodOperator(WorkerPodOperator):
                 raise FixConfig(f"pod {name} has been leaving for {STARTUP_SECONDS} s; its node may be lost")
             time.sleep(POLL_SECONDS)
 
+    def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
+        try:
+            return super().trigger_reentry(context, event)
+        except AirflowException:
+            # The provider's word on a pod that failed; `cleanup` has judged it.
+            if not self._is_given_up:
+                raise
+
+    def _do_without(self, reason: str) -> None:
+        self.log.warning("%s: the plan will be the safe default", reason)
+        self._is_given_up = True
+
     def cleanup(
         self,
         pod: k8s.V1Pod,
@@ -126,16 +142,23 @@ class ProbePodOperator(WorkerPodOperator):
         if report is not None:
             self.log.info("measured %s images: %s", report.images_measured, report.to_json())
             return
-        verdict = judge(evidence(remote_pod, was_told_to_end=False), last_words(remote_pod))
+        words = last_words(remote_pod)
+        verdict = judge(evidence(remote_pod, was_told_to_end=False), words)
         if verdict.end is End.CONFIGURATION:
             raise FixConfig(verdict.detail)
         run = self._run(store)
+        if verdict.end is End.CRASHED and verdict.makes_suspects:
+            # Not at a memory kill: the next probe has twice as much, and an image is no poison for being large.
+            store.strike(run.run_id, remote_pod.metadata.uid, struck(words, store.suspects(run.source)))
         if verdict.end is End.MEMORY:
             before = store.probe_limit(self.run_id) or self._first_limit(run)
             if before >= self._cap(run):
-                self.log.warning("the probe dies of memory at the cap: the plan will be the safe default")
+                self._do_without("the probe dies of memory at the cap")
                 return
             store.save_probe_limit(self.run_id, min(2 * before, self._cap(run)))
+        if context is not None and context["ti"].try_number > context["ti"].max_tries:
+            self._do_without(verdict.detail)
+            return
         raise PodEndedEarly(verdict.end, verdict.detail)
 
     def _run(self, store: RunStore) -> Run:

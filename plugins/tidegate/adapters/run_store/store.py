@@ -204,7 +204,7 @@ class RunStore:
                     .on_conflict_do_update(index_elements=list(tables.trips.primary_key), set_=row)
                 )
             if (struck or cleared) and attempt is not None:
-                self._note_suspects(connection, attempt, struck, cleared)
+                self._note_suspects(connection, attempt.run_id, attempt.pod_uid, struck, cleared)
         return StoredSlot(after, before.revision + 1)
 
     # -- attempts, trips, suspects -------------------------------------------------------------------------------------
@@ -226,11 +226,21 @@ class RunStore:
         with self._database.reading() as connection:
             return [Suspect.model_validate_json(row.suspect) for row in connection.execute(query)]
 
+    def strike(self, run_id: str, pod_uid: str, struck: Sequence[Suspect]) -> None:
+        """Note the suspects of a pod that is no slot's, once however often its end is told."""
+        with self._database.writing() as connection:
+            self._note_suspects(connection, run_id, pod_uid, struck, ())
+
     def _note_suspects(
-        self, connection: sa.Connection, attempt: Attempt, struck: Sequence[Suspect], cleared: Sequence[str]
+        self,
+        connection: sa.Connection,
+        run_id: str,
+        pod_uid: str,
+        struck: Sequence[Suspect],
+        cleared: Sequence[str],
     ) -> None:
         source = Source.model_validate_json(
-            connection.execute(sa.select(tables.runs.c.source).filter_by(run_id=attempt.run_id)).scalar_one()
+            connection.execute(sa.select(tables.runs.c.source).filter_by(run_id=run_id)).scalar_one()
         )
         job = job_key(source)
         for suspect in struck:
@@ -238,12 +248,14 @@ class RunStore:
                 "job": job,
                 "image_id": suspect.image_id,
                 "suspect": suspect.model_dump_json(),
-                "pod_uid": attempt.pod_uid,
+                "pod_uid": pod_uid,
                 "noted_at": time.time(),
             }
             keys = [tables.suspects.c.job, tables.suspects.c.image_id]
             connection.execute(
-                self._database.insert(tables.suspects).values(row).on_conflict_do_update(index_elements=keys, set_=row)
+                self._database.insert(tables.suspects)
+                .values(row)
+                .on_conflict_do_update(index_elements=keys, set_=row, where=tables.suspects.c.pod_uid != pod_uid)
             )
         if cleared:
             connection.execute(
