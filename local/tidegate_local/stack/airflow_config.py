@@ -19,6 +19,7 @@ WORKER_IMAGE: Final = "tidegate-worker"
 TOKEN_SECRET: Final = "antenna"  # noqa: S105 - its name, not its value
 RESULTS_CLAIM: Final = "results"
 STAGING_CLAIM: Final = "staging"
+LEDGER: Final = "ledger.sqlite"
 #: The misbehaving twins of the demo pipeline in demo_pipelines.yaml, by what makes them misbehave.
 DEMO_PIPELINES: Final = {
     "tidegate_demo_leak": {
@@ -98,6 +99,7 @@ def _tidegate(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
             {
                 "TIDEGATE_ANTENNA_URL": f"http://{LOOPBACK}:{ports['jobserver']}/api/v2",
                 "TIDEGATE_ALLOWED_NETWORKS": "127.0.0.0/8",
+                "TIDEGATE_LEDGER_URL": f"sqlite:////results/{LEDGER}",
                 # What the caller sets for pods comes on top, as it would on a cluster.
                 **json.loads(os.environ.get("TIDEGATE_POD_ENV", "{}")),
             }
@@ -105,6 +107,8 @@ def _tidegate(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
         "TIDEGATE_PIPELINES": json.dumps(["tidegate_demo", *DEMO_PIPELINES]),
         "TIDEGATE_PIPELINE_ENV": json.dumps(DEMO_PIPELINES),
         "TIDEGATE_RESULTS_CLAIM": RESULTS_CLAIM,
+        # The same file as the pods see it below their mount.
+        "TIDEGATE_LEDGER_URL": f"sqlite:///{layout.results / LEDGER}",
         # It outlives the pod: what a killed worker had leased is taken up by the next instead of waiting for Antenna.
         "TIDEGATE_STAGING_CLAIM": STAGING_CLAIM,
     }
