@@ -78,3 +78,11 @@ bench-ingest: setup ## The worker's images/s and memory against the seed's loade
 .PHONY: bench-recovery
 bench-recovery: setup ## How soon a trip is decided, what remedies interrupt, what the breaker costs
 	@$(CONTROL)/python -m bench.recovery
+
+.PHONY: chart
+chart: ## Lint and render the Helm chart (it comes with the deployment release)
+	@echo "there is no chart yet: run on one machine with make up, or launch the DAGs from an Airflow of yours" >&2; exit 1
+
+.PHONY: image
+image: ## Build the worker image (it comes with the deployment release)
+	@echo "there is no image build yet: install worker_image with requirements/worker.lock into an image of yours" >&2; exit 1
