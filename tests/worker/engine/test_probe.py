@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.worker.engine.bed import (
@@ -14,8 +15,9 @@ from tests.worker.engine.bed import (
     tasks_of,
 )
 
-from tidegate.core.contract import MIB
+from tidegate.core.contract import MIB, WorkerReport
 from tidegate_worker import app
+from tidegate_worker.ports import DecodedImage
 
 IMAGES = {f"image-{number}": jpeg(seed=number) for number in range(20)}
 
@@ -56,3 +58,17 @@ def test_a_probe_sees_what_each_image_leaves_behind(tmp_path: Path) -> None:
         settings(tmp_path),
     )
     assert 3 * MIB < report.growth_bytes_per_image < 5 * MIB
+
+
+def test_a_probe_names_the_images_in_flight_as_it_predicts_them(tmp_path: Path) -> None:
+    log = tmp_path / "termination-log"
+    told: list[bool] = []
+
+    def look(batch: Sequence[DecodedImage]) -> None:
+        report = WorkerReport.from_json(log.read_text())
+        told.extend(image.task.image_id in {entry.image_id for entry in report.in_flight} for image in batch)
+
+    app.probe(
+        assignment(), BedJob(tasks_of([*IMAGES])), fetcher_of(IMAGES), BedPredictor(on_predict=look), settings(tmp_path)
+    )
+    assert told == [True] * 16

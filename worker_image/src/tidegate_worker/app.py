@@ -87,6 +87,8 @@ def probe(
     """
     prepare_process()
     quota = Quota(images=at_most_images, seconds=at_most_seconds)
+    # A probe dies of a poisonous image as any worker does, and must name it.
+    journal = Journal(settings.termination_log)
     engine = Engine(
         assignment,
         job,
@@ -95,7 +97,7 @@ def probe(
         settings,
         drain or Drain(),
         find_memory(),
-        Journal(None),
+        journal,
         quota=quota,
         first_alone=at_most_images // 2,
         gate_seconds=_PROBE_GATE_SECONDS,
@@ -103,6 +105,8 @@ def probe(
     with _shown(engine, settings):
         measured = ProbeRun(engine)
         ending = engine.run()
+    # The measurements take the place of what it told of images in flight.
+    journal.close()
     if ending.exit_code is ExitCode.UPSTREAM_UNAVAILABLE:
         raise RetryLater(ending.reason)
     return measured.report(model_load_seconds)

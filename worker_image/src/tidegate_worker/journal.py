@@ -25,8 +25,15 @@ class Journal:
             except OSError as error:
                 raise FixConfig(f"the termination log {path} cannot be opened: {error.strerror}") from None
 
+    def close(self) -> None:
+        """Write nothing more, whoever asks."""
+        with self._lock:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
     def write(self, report: Callable[[], WorkerReport]) -> None:
         """Ask for the report inside the lock, so that of two writers the later text is the later state."""
-        if self._descriptor is not None:
-            with self._lock:
+        with self._lock:
+            if self._descriptor is not None:
                 os.pwrite(self._descriptor, report().to_message().ljust(TERMINATION_MESSAGE_BYTES), 0)
