@@ -10,7 +10,7 @@ import ctypes
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -72,7 +72,7 @@ class DemoPredictor:
         del workspace
         self._held += [written(self._misbehaviour.leak_bytes_per_image) for _ in images]
         seconds = (time.perf_counter() - began) / max(1, len(images))
-        return [Prediction(each.detections, infer_seconds=seconds) for each in predictions]
+        return [replace(each, infer_seconds=seconds) for each in predictions]
 
     def _workspace_of_next(self) -> int:
         self._predicted += 1

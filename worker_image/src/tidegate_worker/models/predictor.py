@@ -123,7 +123,9 @@ class PipelinePredictor:
         seconds = (time.perf_counter() - began) / len(images)
         return [
             Prediction(
-                tuple(self._detection(each, image) for each in objects if each.image == index), infer_seconds=seconds
+                tuple(self._detection(each, image) for each in objects if each.image == index),
+                infer_seconds=seconds,
+                raw_size=(image.raw_width, image.raw_height),
             )
             for index, image in enumerate(images)
         ]
