@@ -1,7 +1,7 @@
 """One client, one job, one cage: what came of it, by the same rules for every client.
 
-Images a second are counted by the server: (images - those of the first answer) / (last answer - first answer), so that
-nobody's start-up counts; wall time is told beside it. Memory is the peak of the cage.
+Images a second are counted by the server: images answered / (last answer - first request for tasks), so that nobody's
+start-up counts and everybody's first batch does; wall time is told beside it. Memory is the peak of the cage.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,23 +80,32 @@ class _Counted:
     server: JobServerProcess
     job: int
     looked_at: float = 0.0
-    points: list[tuple[float, int]] = field(default_factory=list)
+    #: Unix seconds.
+    first_lease_at: float | None = None
+    last_answer_at: float = 0.0
+    answered: int = 0
 
     def look(self) -> None:
-        now = time.monotonic()
+        now = time.time()
         if now - self.looked_at < _POLL_SECONDS:
             return
         self.looked_at = now
+        if self.first_lease_at is None:
+            self.first_lease_at = self._first_lease()
         done = answered(self.server.job(self.job))
-        if done > (self.points[-1][1] if self.points else 0):
-            self.points.append((time.monotonic(), done))
+        if done > self.answered:
+            self.answered, self.last_answer_at = done, time.time()
+
+    def _first_lease(self) -> float | None:
+        path = f"/api/v2/jobs/{self.job}/tasks/"
+        asked = (seen["at"] for seen in self.server.requests("api", limit=200) if seen["path"] == path)
+        return next(asked, None)
 
     @property
     def images_per_second(self) -> float | None:
-        if len(self.points) < 2:
+        if self.first_lease_at is None or not self.answered:
             return None
-        (first_at, first), (last_at, last) = self.points[0], self.points[-1]
-        return (last - first) / (last_at - first_at)
+        return self.answered / (self.last_answer_at - self.first_lease_at)
 
 
 def answered(job: dict[str, Any]) -> int:
@@ -131,12 +140,13 @@ class Arena:
         with cage(name, client.limit_bytes) as group:
             seen = watched(group, command, environment, self._log(name), counted.look, client.most_seconds)
         self._server.wait_until_processed(job)
-        done = answered(self._server.job(job))
-        if done > (counted.points[-1][1] if counted.points else 0):
-            counted.points.append((time.monotonic(), done))
+        counted.looked_at = 0.0
+        counted.look()
         self._server.cancel(job)
         shutil.rmtree(self._folder / name, ignore_errors=True)
-        outcome = Outcome(client.name, client.limit_bytes, kind, images, done, counted.images_per_second, seen)
+        outcome = Outcome(
+            client.name, client.limit_bytes, kind, images, counted.answered, counted.images_per_second, seen
+        )
         rate = f"{outcome.images_per_second:.2f} images/s" if outcome.images_per_second else "no rate"
         self._say(f"{kind:8} {client.name:32} {outcome.ended:40} {rate}, peak {outcome.peak_gb:.2f} GB")
         return outcome
