@@ -206,6 +206,18 @@ def test_only_two_kills_with_one_of_them_alone_quarantine(
         assert "quarantined" in job.reason("image-3")
 
 
+def test_a_proven_killer_is_answered_though_it_is_never_leased_again(tmp_path: Path) -> None:
+    job = BedJob(tasks_of([*IMAGES]), expected=21)
+    killer = Suspect(image_id="gone", reply_subject="$JS.ACK.s.c.2.1.1.1.1", strikes=2, strikes_alone=1)
+    unproven = Suspect(image_id="perhaps", reply_subject="$JS.ACK.s.c.2.2.2.2.2", strikes=1)
+    report = app.run(
+        assignment(suspects=(killer, unproven)), job, fetcher_of(IMAGES), BedPredictor(), settings(tmp_path)
+    )
+    assert (report.acked, report.quarantined) == (21, 1)
+    assert "quarantined" in job.reason("gone")
+    assert all(answer.task.image_id != "perhaps" for answer in job.answers)
+
+
 def test_an_image_above_the_cap_is_quarantined_and_says_what_it_needs(tmp_path: Path) -> None:
     floor = find_memory().read().nonreclaimable_bytes
     images = {**IMAGES, "huge": encoded(Image.new("L", (8000, 8000)), "PNG")}

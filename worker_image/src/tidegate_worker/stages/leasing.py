@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tidegate.core.contract import Assignment, ExitCode
+from tidegate.core.contract import Assignment, ExitCode, Suspect
 from tidegate.core.errors import RetryLater
 from tidegate_worker.pipeline.drain import Drain
 from tidegate_worker.pipeline.flow import Flow
-from tidegate_worker.pipeline.lease import Place, journal_id
+from tidegate_worker.pipeline.lease import Lease, Place, journal_id
 from tidegate_worker.pipeline.settings import EngineSettings
 from tidegate_worker.policy.backoff import delay_seconds
 from tidegate_worker.policy.failure_budget import spent
@@ -70,6 +70,12 @@ class Leasing:
         self._drain = drain
         self._quota = quota
         self._suspects = {suspect.image_id: suspect for suspect in assignment.suspects}
+        #: Known killers that may never be leased again: their last delivery went to the worker that they killed.
+        self._proven = [
+            suspect
+            for suspect in assignment.suspects
+            if quota is None and suspect.reply_subject and handling(suspect, False) is Handling.QUARANTINE
+        ]
         self._rate = Rate(assignment.images_per_second)
         self._leased = 0
         self._leased_done = 0
@@ -163,15 +169,29 @@ class Leasing:
                 continue
             if how is Handling.QUARANTINE:
                 assert suspect is not None
-                reason = (
-                    f"in flight at {suspect.strikes} memory kills or crashes of the worker, "
-                    f"{suspect.strikes_alone} of them alone: quarantined"
-                )
-                self._flow.answer(lease, Failure(reason, quarantined=True))
+                self._quarantine(lease, suspect)
             else:
                 self._flow.fetch(lease)
 
+    def _quarantine(self, lease: Lease, suspect: Suspect) -> None:
+        reason = (
+            f"in flight at {suspect.strikes} memory kills or crashes of the worker, "
+            f"{suspect.strikes_alone} of them alone: quarantined"
+        )
+        self._flow.answer(lease, Failure(reason, quarantined=True))
+
+    def _answer_proven(self) -> None:
+        """Left alone, they would hold up the job until its owner gives it up."""
+        proven, self._proven = self._proven, []
+        for suspect in proven:
+            task = Task(suspect.image_id, "", suspect.reply_subject, last_delivery=True)
+            lease = self._flow.ledger.add(task, alone=True)
+            if lease is not None:
+                self._quarantine(lease, suspect)
+
     def _judge(self, progress: JobProgress) -> Ending | None:
+        if progress.state is JobState.OPEN:
+            self._answer_proven()
         if progress.state is not JobState.OPEN and self._flow.ledger.count(*_AT_WORK):
             _log.info("the job is %s: what is leased and not answered is dropped", progress.state)
             self._flow.drop_unanswered()
