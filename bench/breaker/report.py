@@ -51,6 +51,14 @@ def summary(held_out: dict[str, Tally], tuned: dict[str, Tally]) -> str:
         remedy: {"avertable": own.avertable[remedy], "averted_ratio": round(own.averted_ratio(remedy), 4)}
         for remedy in REMEDIES
     }
+    payload["strict"] = {
+        remedy: {
+            "avertable": own.strictly_avertable[remedy],
+            "averted_ratio": round(own.strictly_averted_ratio(remedy), 4),
+        }
+        for remedy in REMEDIES
+    }
+    payload["excused"] = dict(own.excused)
     payload["job_hours"] = round(own.healthy_hours)
     payload["starved"] = {
         "traces": own.held,
@@ -67,4 +75,11 @@ def details(tallies: dict[str, Tally]) -> str:
     own = tallies["tidegate"]
     false = ", ".join(f"{kind} {count}" for kind, count in own.false_kinds.most_common() if count) or "none"
     missed = ", ".join(f"{kind} {count}" for kind, count in own.missed_kinds.most_common()) or "none"
-    return f"tidegate: false trips by kind: {false}; missed by ramp (both remedies): {missed}"
+    excused = ", ".join(f"{reason} {count}" for reason, count in own.excused.most_common()) or "none"
+    strict = ", ".join(
+        f"{remedy} {own.strictly_averted_ratio(remedy):.2%} of {own.strictly_avertable[remedy]}" for remedy in REMEDIES
+    )
+    return (
+        f"tidegate, strict: {strict}; excused: {excused}\n"
+        f"tidegate: false trips by kind: {false}; missed by ramp (both remedies): {missed}"
+    )

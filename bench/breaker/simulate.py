@@ -1,9 +1,10 @@
 """Scrape a trace as Prometheus would, let the detector and its rivals judge the samples, and score them by the truth.
 
 A verdict averts when it comes after the onset and at least one remedy before the limit. It is false when the trace
-never reaches its limit, and before the onset, by however little. What could be averted: the limit comes two scrapes
-and one remedy after the onset, or later, lost scrapes or not. After a trip a judge rests for ten minutes, the rivals
-too, so that one mistake counts once.
+never reaches its limit, and before the onset, by however little. What could be averted: after the onset, or after the
+warm-up where the onset lies in it, two scrapes bring a sample and one remedy's time is left. Strictly: the limit comes
+two scrapes and one remedy after the onset, whatever the warm-up or the network did. After a trip a judge rests for ten
+minutes, the rivals too, so that one mistake counts once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from tidegate.core.detector import Detector, Foreseen, Policy, Sample
 REMEDIES: Final = {"resize": 15.0, "relaunch": 60.0}
 DETECTORS: Final = ("tidegate", "tidegate_memory_only")
 REST_SECONDS: Final = 600.0
+#: A breaker is not armed while models load and the first batches run.
+WARM_UP_SECONDS: Final = Policy().warm_up_seconds
 #: From a sample's own time to the verdict on it: scrape, storage and query.
 DELAY_SECONDS: Final = 0.5
 
@@ -126,12 +129,25 @@ def _rested(times: NDArray[np.float64]) -> Iterator[float]:
             until = time + REST_SECONDS
 
 
-def avertable(trace: Trace, interval_seconds: float, remedy_seconds: float) -> bool:
-    """Whether a judge that needs two scrapes could save this trace at all."""
+def strictly_avertable(trace: Trace, interval_seconds: float, remedy_seconds: float) -> bool:
+    """Whether a judge that needs two scrapes, all of which arrive, could save this trace at all."""
     limit_at = trace.limit_at
     if limit_at is None or trace.onset is None:
         return False
     return limit_at - trace.onset >= 2 * interval_seconds + remedy_seconds
+
+
+def excuse(trace: Trace, scrapes: Scrapes, remedy_seconds: float) -> str | None:
+    """Why a strictly avertable trace was out of reach of a judge that respects a warm-up and trips on two samples."""
+    limit_at, onset = trace.limit_at, trace.onset
+    if limit_at is None or onset is None:
+        return None
+    armed_at = max(onset, trace.work_at + WARM_UP_SECONDS)
+    if limit_at - armed_at < 2 * scrapes.interval_seconds + remedy_seconds:
+        return "the warm-up"
+    last = limit_at - remedy_seconds - DELAY_SECONDS
+    arrived = sum(1 for _, sample in scrapes.polls if sample is not None and armed_at < sample.t_seconds <= last)
+    return "lost scrapes" if arrived < 2 else None
 
 
 def averted(trace: Trace, score: Score, remedy_seconds: float) -> bool:

@@ -36,7 +36,12 @@ HEALTHY: Final = (
 )
 #: How a job reaches its limit.
 RAMPS: Final = ("linear", "curved", "leak_per_image", "stairs", "miscosted")
+#: The worker shuts its inlet at 0.80 already; a later one makes load and ramp harder to tell apart.
 _INLET_RATIO: Final = 0.92
+#: What sizing guarantees: a limit of at least the peak over 0.80, and an upper bound below that.
+_PLANNED_RATIO: Final = 0.80
+#: Plans are made from earlier runs: in this share of jobs the images are larger than those were.
+_WRONG_PLAN_RATIO: Final = 1 / 7
 HELD: Final = ("shut", "flapping", "parked")
 
 
@@ -244,18 +249,28 @@ def _scaled(rng: np.random.Generator, pod: _Pod, peak: float) -> Array:
     return np.asarray(pod.held + lagged * factor)
 
 
-def _upper(rng: np.random.Generator, peak: float) -> float:
-    """A plan's upper bound: mostly a little over the peak, in one of seven too low."""
-    return float(min(0.97, peak * (rng.uniform(0.85, 0.97) if rng.random() < 1 / 7 else rng.uniform(1.0, 1.15))))
+def _planned(rng: np.random.Generator, lowest: float, highest: float) -> tuple[float, float]:
+    """A job's peak and the plan's upper bound for it; only a wrong plan lets a peak over what it grants."""
+    if rng.random() < _WRONG_PLAN_RATIO:
+        peak = rng.uniform(lowest, highest)
+        return peak, min(_PLANNED_RATIO, peak * rng.uniform(0.85, 0.97))
+    peak = rng.uniform(lowest, _PLANNED_RATIO)
+    return peak, min(_PLANNED_RATIO, peak * rng.uniform(1.0, 1.15))
 
 
 def healthy(rng: np.random.Generator, kind: str, hours: float) -> Trace:
     """A job that never reaches its limit."""
     n = int(hours * 3600)
     pod = _compose(rng, kind, n)
-    peak = rng.uniform(0.86, 0.96) if kind == "steady_high" else rng.uniform(0.45, 0.93)
+    if kind == "steady_high":
+        # No plan grants this: someone set the limit by hand, and says what to expect or not.
+        peak = rng.uniform(0.86, 0.96)
+        wrong = rng.random() < _WRONG_PLAN_RATIO
+        upper = min(0.97, peak * (rng.uniform(0.85, 0.97) if wrong else rng.uniform(1.0, 1.15)))
+    else:
+        peak, upper = _planned(rng, 0.45, 0.93)
     memory = _scaled(rng, pod, peak)
-    return _told(rng, pod, memory, kind, None, np.zeros(n), _upper(rng, peak))
+    return _told(rng, pod, memory, kind, None, np.zeros(n), upper)
 
 
 def doomed(rng: np.random.Generator, ramp: str) -> Trace:
@@ -266,7 +281,7 @@ def doomed(rng: np.random.Generator, ramp: str) -> Trace:
     calm = rng.uniform(0, 300) if early else rng.uniform(200, 5400)
     n = int(120 + calm + 2.5 * seconds_to_limit + 300)
     pod = _compose(rng, kind, n)
-    peak = rng.uniform(0.35, 0.85)
+    peak, upper = _planned(rng, 0.35, 0.85)
     usual = _scaled(rng, pod, peak)
     onset = min(n - 60, int(pod.work_at + calm))
     room = 1 - float(usual[onset])
@@ -284,6 +299,9 @@ def doomed(rng: np.random.Generator, ramp: str) -> Trace:
     else:
         growth = since
         pod.credits = pod.credits + room * growth / rng.uniform(2, 4)
+    # Stairs begin with a step, and a leak per image with an image: before that nothing has begun.
+    moves = np.flatnonzero(growth > 0)
+    onset = int(moves[0]) - 1 if moves.size else onset
     # The inlet admits no burst into the last of the headroom, so it is the ramp that reaches the limit, not the load.
     load = usual - pod.held
     admitted = np.clip(_INLET_RATIO - pod.held - room * growth, 0.0, load)
@@ -293,7 +311,7 @@ def doomed(rng: np.random.Generator, ramp: str) -> Trace:
     end = int(over[0]) + 1 if over.size else n
     for name in ("held", "credits", "pace", "gate"):
         setattr(pod, name, getattr(pod, name)[:end])
-    return _told(rng, pod, memory[:end], ramp, float(onset), np.zeros(end), _upper(rng, peak))
+    return _told(rng, pod, memory[:end], ramp, float(onset), np.zeros(end), upper)
 
 
 def held(rng: np.random.Generator, kind: str) -> Trace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 from bench.breaker.__main__ import main
 from bench.breaker.rivals import firing, slopes
-from bench.breaker.simulate import Score, avertable, averted, judge, scrape, starved_after
+from bench.breaker.simulate import Score, Scrapes, averted, excuse, judge, scrape, starved_after, strictly_avertable
 from bench.breaker.traces import HEALTHY, HELD, RAMPS, doomed, healthy, held
 
 from tidegate.core.contract import GIB
-from tidegate.core.detector import Policy
+from tidegate.core.detector import Policy, Sample
 
 FIGURES = {"averted_ratio", "false_trips_per_1000h", "median_lead_seconds"}
 RIVALS = {"static_85", "static_95", "predict_linear", "velocity_3x"}
@@ -42,7 +43,7 @@ def test_a_healthy_trace_never_reaches_its_limit_and_is_not_avertable(kind: str)
     trace = healthy(np.random.default_rng([9, HEALTHY.index(kind)]), kind, 1.0)
     assert trace.limit_at is None
     assert float(np.max(trace.memory)) < trace.limit_bytes
-    assert not avertable(trace, 5.0, 15.0)
+    assert not strictly_avertable(trace, 5.0, 15.0)
 
 
 @pytest.mark.parametrize("ramp", RAMPS)
@@ -74,8 +75,31 @@ def test_a_trip_averts_only_after_the_onset_and_a_remedy_before_the_limit() -> N
     assert not averted(trace, Score([(trace.onset - 1, "velocity")]), 15)
     assert not averted(trace, Score(), 15)
     span = trace.limit_at - trace.onset
-    assert avertable(trace, (span - 60) / 2, 60)
-    assert not avertable(trace, (span - 58) / 2, 60)
+    assert strictly_avertable(trace, (span - 60) / 2, 60)
+    assert not strictly_avertable(trace, (span - 58) / 2, 60)
+
+
+def test_a_trace_is_excused_only_where_the_warm_up_or_lost_scrapes_left_no_two_samples() -> None:
+    trace = doomed(np.random.default_rng(4), "linear")
+    assert trace.onset is not None
+    assert trace.limit_at is not None
+    assert trace.onset > trace.work_at + 120
+    seen = [Sample(trace.onset + seconds, 1.0, trace.limit_bytes) for seconds in (-5, 1, 6)]
+    polls = [(sample.t_seconds + 0.5, sample) for sample in seen]
+    assert excuse(trace, Scrapes(5.0, [*polls]), 15) is None
+    assert excuse(trace, Scrapes(5.0, [*polls[:2], (trace.onset + 6.5, None)]), 15) == "lost scrapes"
+    late = replace(trace, work_at=trace.limit_at - 120 - 20)
+    assert excuse(late, Scrapes(5.0, [*polls]), 15) == "the warm-up"
+
+
+def test_only_a_wrong_plan_or_a_hand_set_limit_lets_a_healthy_pod_over_four_fifths_of_it() -> None:
+    over = 0
+    for number in range(60):
+        trace = healthy(np.random.default_rng([9, number]), "steady", 0.5)
+        high = float(np.max(trace.memory)) > 0.801 * trace.limit_bytes
+        over += high
+        assert not high or trace.foreseen.upper_bytes < float(np.max(trace.memory))
+    assert over <= 12
 
 
 def test_a_lost_scrape_is_polled_but_brings_no_sample() -> None:

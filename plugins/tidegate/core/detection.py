@@ -62,6 +62,8 @@ class Policy:
     rises_in_a_row: int = 3
     #: ... and one fewer where credits in flight rule out that the rise is an admitted burst.
     rises_in_a_row_unexplained: int = 2
+    #: ... which together are this far beyond noise.
+    unexplained_noise_sigmas: float = 5.0
     #: The first of them may have begun between two scrapes, yet one far smaller than the last is noise before a jump.
     first_rise_ratio: float = 0.1
     #: The samples of the middle window; more lag behind a ramp of a few minutes.
@@ -76,6 +78,8 @@ class Policy:
     headroom_used_ratio: float = 0.07
     #: New heights start this share of the limit above what was survived.
     new_height_ratio: float = 0.02
+    #: The teeth of a collector differ by this share of their height.
+    tooth_spread: float = 0.25
     #: Batches fill and collectors run in less than this, also in a pod that has not shown it yet.
     usual_rise_seconds: float = 20.0
     #: A rise under known heights is suspicious once it lasts this much longer than any that ended well.
@@ -85,6 +89,8 @@ class Policy:
     #: Credits stand for more than images hold, seldom for less; what goes beyond is not load but a wrong cost.
     load_share_low: float = 0.3
     load_share_high: float = 1.0
+    #: What a credit stands for differs from image to image by about this much.
+    load_share_doubt: float = 0.15
     #: One change of load as large as this share of the limit weighs as much as the belief one starts with.
     load_share_scale_ratio: float = 0.05
     #: The load that came once comes again; an hour halves what is expected of it.

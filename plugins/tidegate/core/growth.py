@@ -174,6 +174,8 @@ class Growth:
         if newest.memory <= upper and newest.time - self._warm_at < policy.acquaintance_seconds:
             # Just after its warm-up the process has not shown its ordinary rises, and the plan knows better.
             return False
+        if self._is_a_tooth(height):
+            return False
         new_height = rises.highest + max(
             policy.new_height_ratio * self._limit_bytes, policy.noise_sigmas / 2 * noise.sigma
         )
@@ -181,18 +183,41 @@ class Growth:
             return True
         return rises.age_seconds(newest.time) > policy.longer_ratio * rises.longest_seconds + self._interval_seconds
 
+    def _is_a_tooth(self, height: float) -> bool:
+        """Whether a collector has let memory rise about as far before, and would still free it below the limit."""
+        rises, spread = self._rises, self._policy.tooth_spread * self._rises.tooth
+        top = rises.highest + spread
+        load = self._recent[-1].memory - height
+        return (
+            height - rises.start <= rises.tooth + spread
+            and height <= top
+            and top + load < (1 - self._policy.reserve_ratio) * self._limit_bytes
+        )
+
     def _fast(self, blind: float, horizon: float, with_load: bool) -> Reach | None:
         """A few rises in a row, each beyond noise."""
         policy, recent = self._policy, self._recent
         settled = not self.warming_up and recent[-1].time - self._warm_at >= policy.warm_up_seconds
         if settled and not with_load:
             few = policy.rises_in_a_row_unexplained
-            pairs = [(recent[-n - 1], recent[-n]) for n in range(1, min(few, len(recent) - 1) + 1)]
-            # Where memory itself does not follow, it may only be late in giving up what credits have left.
-            follows = all(after.memory - before.memory >= (after.judged - before.judged) / 2 for before, after in pairs)
-            if follows and (reach := self._row(few, blind, horizon, with_load)):
+            if len(recent) > few and self._beyond_doubt(few) and (reach := self._row(few, blind, horizon, with_load)):
                 return reach
         return self._row(policy.rises_in_a_row, blind, horizon, with_load)
+
+    def _beyond_doubt(self, needed: int) -> bool:
+        """Whether the last rises are growth even if credits err and memory is late in giving up what they left."""
+        policy, recent, sigma = self._policy, self._recent, self._noise.sigma
+        total = 0.0
+        for index in range(len(recent) - needed, len(recent)):
+            before, after = recent[index - 1], recent[index]
+            load = after.in_flight - before.in_flight
+            share = self._load_share.value
+            share = share + policy.load_share_doubt if load > 0 else share / 2
+            rise = after.memory - before.memory - share * load
+            if rise <= 2 * sigma:
+                return False
+            total += rise
+        return total >= policy.unexplained_noise_sigmas * sigma
 
     def _row(self, needed: int, blind: float, horizon: float, with_load: bool) -> Reach | None:
         """As many rises in a row as `needed`, fast enough to matter."""

@@ -154,13 +154,13 @@ class Share:
 
 
 class Rises:
-    """The rise under way, and how high and how long those went that ended well.
+    """The rise under way, and how high, how far and how long those went that ended well.
 
     A rise starts at the last moment the series lay within `step` of its low, and ends when the series gives a good
     part of it back or reaches no new high for `settle_seconds`.
     """
 
-    __slots__ = ("_high", "_high_at", "_low", "_low_until", "highest", "longest_seconds", "rested")
+    __slots__ = ("_high", "_high_at", "_low", "_low_until", "_tallest", "highest", "longest_seconds", "rested", "tooth")
 
     #: Giving back this share of a rise ends it: a tooth of a collector inside a leak does not.
     _GIVEN_BACK: Final = 0.4
@@ -171,6 +171,9 @@ class Rises:
         #: The highest level held and left, or held and kept.
         self.highest = 0.0
         self.longest_seconds = usual_seconds
+        self._tallest = 0.0
+        #: How far the second tallest rise went that was given back: what happened once is no habit.
+        self.tooth = 0.0
         #: Whether the series has once stopped rising for the settling time: a plateau, not a dip.
         self.rested = False
 
@@ -180,6 +183,10 @@ class Rises:
         came_to_rest = time - self._high_at >= settle_seconds and value <= self._high
         self.rested = self.rested or came_to_rest
         if gave_back or came_to_rest:
+            if gave_back:
+                size = min(self._high - self._low, self._high - value)
+                self.tooth = max(self.tooth, min(self._tallest, size))
+                self._tallest = max(self._tallest, size)
             if self._high - self._low > step:
                 self.longest_seconds = max(self.longest_seconds, self._high_at - self._low_until)
             self.close(time, value)
