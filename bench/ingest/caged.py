@@ -72,17 +72,23 @@ def watched(
             stderr=out,
             start_new_session=True,
         )
-    while process.poll() is None:
-        _look(group, seen)
-        each_look()
-        now = time.monotonic()
-        if now - counted_at >= _COUNT_SECONDS:
-            seen.open_files.append(_open_files(group))
-            counted_at = now
-        if now - started_at > most_seconds and not seen.stopped:
-            seen.stopped = True
+    try:
+        while process.poll() is None:
+            _look(group, seen)
+            each_look()
+            now = time.monotonic()
+            if now - counted_at >= _COUNT_SECONDS:
+                seen.open_files.append(_open_files(group))
+                counted_at = now
+            if now - started_at > most_seconds and not seen.stopped:
+                seen.stopped = True
+                os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(_LOOK_SECONDS)
+    finally:
+        # Also where the benchmark itself is ended: its clients are in sessions of their own.
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        time.sleep(_LOOK_SECONDS)
+            process.wait()
     seen.wall_seconds = time.monotonic() - started_at
     seen.exit_code = process.returncode
     usage = group.usage()
