@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 PIPELINE = "tidegate_demo"
 #: Shorter than many a worker's life and than the pause after a kill, so that tasks run out and are delivered twice.
 LEASE_SECONDS = 5.0
-_LAST_LIFE_SECONDS = 400
+_LAST_LIFE_SECONDS = 300
 _INGEST = IngestSettings(
     budget_bytes=64 * MIB,
     micro_batch_images=4,
