@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow.sdk import BaseSensorOperator, Context
 
+from tidegate.adapters.configuration import configuration
+from tidegate.control.runs import Request, open_store, planned
 from tidegate.core.errors import NeedsHuman
 from tidegate.failures import BySlotState
 from tidegate.triggers.memory_breaker import MemoryBreakerTrigger
@@ -26,6 +29,9 @@ class MemoryBreakerSensor(BaseSensorOperator):
         self.run_id = run_id
 
     def execute(self, context: Context) -> None:
+        run, _ = planned(open_store(configuration()).run(self.run_id), self.run_id)
+        if Request.from_json(run.request).dry_run:
+            raise AirflowSkipException("a dry run launches no pod, so there is nothing to watch")
         self.defer(trigger=MemoryBreakerTrigger(self.run_id), method_name="over")
 
     def over(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
