@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.e2e.running_stack import LEASE_SECONDS, Begun, Case, Outcome, Stack
+from tests.e2e.running_stack import LEASE_SECONDS, Begun, Case, Outcome, Stack, left_behind
 
 from tidegate_local.stack.session import Session
 
@@ -58,6 +58,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         finally:
             if not standing:
                 session.supervisor.down()
+                assert left_behind(session) == []
 
 
 @pytest.fixture(scope="session")

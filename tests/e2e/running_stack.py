@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import kubernetes
@@ -25,6 +26,7 @@ from tidegate_local.demo.airflow import DAG, OVER, Airflow
 from tidegate_local.demo.registration import register
 from tidegate_local.jobserver.control import JobServer, JobTruth
 from tidegate_local.stack.airflow_config import DEMO_PIPELINES, WORKER_IMAGE
+from tidegate_local.stack.layout import port_is_free
 from tidegate_local.stack.session import Session
 
 #: What a killed pod held is handed out again after this long; the usual 300 s would be waited for in every scenario.
@@ -218,6 +220,20 @@ class Stack:
             state.slot,
             ResetByHuman(generation=state.generation, at=now, by="a test", cap_bytes=cap_bytes),
         )
+
+
+def left_behind(session: Session) -> list[str]:
+    """What a stack that was ended still holds of the machine; empty where `down` did its work."""
+    home = str(session.layout.home)
+    processes = [f"process {row.name}" for row in session.supervisor.status() if row.pid]
+    ports = [f"port {name}" for name, port in session.ports.items() if not port_is_free(port)]
+    mounts = [f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines() if home in line]
+    groups = [
+        f"cgroup {base}"
+        for base in (session.layout.podapi / "cgroup-bases").read_text().splitlines()
+        if Path(base).is_dir() and any(each.is_dir() for each in Path(base).iterdir())
+    ]
+    return processes + ports + mounts + groups
 
 
 def _held(until: Callable[[], Any]) -> bool:
