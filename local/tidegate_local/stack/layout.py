@@ -108,7 +108,7 @@ class Layout:
         known: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
         missing = [name for name in PORT_NAMES if name not in known]
         if missing:
-            known |= dict(zip(missing, _free_ports(len(missing)), strict=True))
+            known |= dict(zip(missing, free_ports(len(missing)), strict=True))
             draft = path.with_suffix(".draft")
             draft.write_text(json.dumps(known, indent=1))
             draft.replace(path)
@@ -132,7 +132,7 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     # Held together until all are known: one at a time the kernel may hand out the same port twice.
     held = [socket.socket() for _ in range(count)]
     try:
