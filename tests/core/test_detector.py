@@ -212,6 +212,47 @@ def test_two_samples_never_trip_on_velocity(rows: list[tuple[float, float]]) -> 
     assert trips(samples) == []
 
 
+def uneven_teeth(t: float) -> float:
+    """Teeth of 100 s up to 0.24 of the limit, each a little taller or shorter than the last."""
+    number, since = divmod(max(0.0, t - 60), 100)
+    return 0.24 * (0.85 + 0.3 * random.Random(int(number)).random()) * since / 100
+
+
+@pytest.mark.parametrize("interval", [5.0, 15.0])
+def test_teeth_that_differ_by_a_few_parts_in_ten_never_trip(interval: float) -> None:
+    samples = sampled(lambda t: plateau(0.5)(t) + uneven_teeth(t), 10_000, interval, in_flight_bytes=lambda _: 0.0)
+    assert trips(samples, Foreseen(upper_bytes=0.6 * LIMIT, budget_bytes=0.05 * LIMIT)) == []
+
+
+@pytest.mark.parametrize("seconds", [300.0, 3600.0])
+def test_teeth_do_not_hide_the_leak_below_them(seconds: float) -> None:
+    leak = ramp(0.4, 1500, seconds)
+    until = next(t for t in range(1500, 6000) if leak(t) + uneven_teeth(t) >= 1)
+    samples = sampled(lambda t: leak(t) + uneven_teeth(t), until, in_flight_bytes=lambda _: 0.0)
+    found = trips(samples, Foreseen(upper_bytes=0.6 * LIMIT, budget_bytes=0.05 * LIMIT))
+    assert found
+    assert 1500 < found[0][0] <= until - 60
+
+
+def rows(*pairs: tuple[float, float], interval: float = 30.0) -> list[Sample]:
+    """A long calm with a little load, then samples of (memory, credits in flight) in shares of the limit."""
+    calm = [(0.5 + 0.002 * (n % 2), 0.1 + 0.002 * (n % 2)) for n in range(60)]
+    return [
+        Sample(n * interval, memory * LIMIT, LIMIT, in_flight_bytes=credits * LIMIT)
+        for n, (memory, credits) in enumerate([*calm, *pairs], start=1)
+    ]
+
+
+def test_growth_that_drives_the_load_out_trips_though_memory_hardly_rises() -> None:
+    found = trips(rows((0.8, 0.1), (0.9, 0.08), (0.92, 0.02)), Foreseen(budget_bytes=0.2 * LIMIT))
+    assert [time for time, _ in found][:1] == [62 * 30.0]
+
+
+def test_a_load_that_ends_just_before_a_scrape_never_trips() -> None:
+    samples = rows((0.53, 0.12), (0.53, 0.0), (0.41, 0.0), (0.41, 0.0), interval=5.0)
+    assert trips(samples, Foreseen(budget_bytes=0.2 * LIMIT)) == []
+
+
 # --- starved ----------------------------------------------------------------------------------------------------------
 
 

@@ -91,6 +91,8 @@ class Policy:
     load_share_high: float = 1.0
     #: What a credit stands for differs from image to image by about this much.
     load_share_doubt: float = 0.15
+    #: Where credits fall and memory follows by less than this share of what then seems to have grown, it is just late.
+    lag_ratio: float = 0.2
     #: One change of load as large as this share of the limit weighs as much as the belief one starts with.
     load_share_scale_ratio: float = 0.05
     #: The load that came once comes again; an hour halves what is expected of it.

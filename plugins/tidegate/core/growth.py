@@ -217,6 +217,9 @@ class Growth:
             if rise <= 2 * sigma:
                 return False
             total += rise
+        if load < 0 and after.memory - before.memory < policy.lag_ratio * (after.judged - before.judged):
+            # Only a further sample can tell what is late from what stays.
+            return False
         return total >= policy.unexplained_noise_sigmas * sigma
 
     def _row(self, needed: int, blind: float, horizon: float, with_load: bool) -> Reach | None:
