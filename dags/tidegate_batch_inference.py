@@ -11,6 +11,7 @@ from tidegate import notices
 from tidegate.adapters.configuration import configuration
 from tidegate.control import tasks
 from tidegate.failures import BySlotState
+from tidegate.operators import inference_pod
 from tidegate.operators.inference_pod import InferencePodOperator
 from tidegate.operators.probe_pod import ProbePodOperator
 from tidegate.sensors.memory_breaker import MemoryBreakerSensor
@@ -155,7 +156,13 @@ def tidegate_batch_inference() -> None:
 
     @task_group
     def inference(run: str, slots: Any) -> None:
-        InferencePodOperator.partial(task_id="infer", run_id=run).expand(slot=slots)
+        InferencePodOperator.partial(
+            task_id="infer",
+            run_id=run,
+            # Said here too: what a mapped operator's constructor chooses, these arguments and default_args override.
+            retries=inference_pod.RETRIES,
+            retry_policy=BySlotState(),
+        ).expand(slot=slots)
         MemoryBreakerSensor(task_id="breaker", run_id=run)
 
     @task(trigger_rule=TriggerRule.ALL_DONE, retries=tasks.VERIFY_RETRIES, retry_policy=BySlotState())
