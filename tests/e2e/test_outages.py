@@ -13,7 +13,7 @@ SLOW = "tidegate_demo_slow"
 
 
 def test_prometheus_away_for_a_minute_trips_nothing_and_the_trip_comes_after_it(stack: Stack) -> None:
-    begun = stack.begin(Case(LEAK, images=150, params={"first_limit_mib": 768}))
+    begun = stack.begin(Case(LEAK, images=72, params={"first_limit_mib": 768}))
     stack.wait_until_working(begun)
     stack.kill("prometheus")
     time.sleep(60)
@@ -26,7 +26,7 @@ def test_prometheus_away_for_a_minute_trips_nothing_and_the_trip_comes_after_it(
 
 
 def test_a_triggerer_killed_during_a_drain_is_replaced_by_one_that_goes_on_with_it(stack: Stack) -> None:
-    begun = stack.begin(Case(LEAK, images=150, params={"first_limit_mib": 768, "remedies": ["relaunch"]}))
+    begun = stack.begin(Case(LEAK, images=72, params={"first_limit_mib": 768, "remedies": ["relaunch"]}))
     stack.wait(begun, lambda: stack.phase(begun) == "open_draining")
     stack.kill("airflow-triggerer")
     stack.heal()
@@ -69,7 +69,7 @@ def test_a_pod_api_killed_while_pods_run_comes_back_and_finds_them(stack: Stack)
 
 
 def test_a_larger_pod_that_no_node_can_take_falls_back_to_the_limit_that_ran(stack: Stack) -> None:
-    begun = stack.begin(Case(LEAK, images=120, params={"first_limit_mib": 768, "remedies": ["relaunch"]}))
+    begun = stack.begin(Case(LEAK, images=72, params={"first_limit_mib": 768, "remedies": ["relaunch"]}))
     stack.wait_until_working(begun)
     with stack.crowded_node(free_mib=900):
         stack.wait(begun, lambda: stack.phase(begun) == "open_starting")
