@@ -159,7 +159,7 @@ def _baseline(baseline: Baseline) -> dict[str, Any]:
         "last_healthy": baseline.last_healthy,
         "settled": baseline.settled(time.time()),
         "quantities": {
-            quantity.value: {f"p{share * 100:.0f}": histogram.percentile(share) for share in SHARES}
+            quantity: {f"p{share * 100:.0f}": histogram.percentile(share) for share in SHARES}
             for quantity, histogram in sorted(baseline.quantities.items())
         },
         "peaks_by_weekday": _peaks_by_weekday(baseline),

@@ -160,7 +160,8 @@ class Baseline(Payload):
     last_healthy: UnixSeconds | None = None
     cores: Ratio | None = None
     has_cuda: bool = False
-    quantities: dict[Quantity, DecayingHistogram] = Field(default_factory=dict)
+    #: By the name of a Quantity; what a newer writer has added is kept for it.
+    quantities: dict[str, DecayingHistogram] = Field(default_factory=dict)
     recent: tuple[Sample, ...] = ()
 
     def observe(self, run: FinishedRun) -> Self:
