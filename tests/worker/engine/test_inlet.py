@@ -25,6 +25,7 @@ from tidegate_worker.policy.gate import Reading
 class FakeMemory:
     used_bytes: int = 400 * MIB
     limit_bytes: int = 2 * GIB
+    own_bytes: int = 400 * MIB
     trims: int = 0
     done: int = field(default=0)
 
@@ -36,7 +37,13 @@ class FakeMemory:
 
 
 def inlet_of(memory: FakeMemory, **ingest: Any) -> Inlet:
-    return Inlet(assignment(**{"budget_bytes": 256 * MIB} | ingest), memory.read, memory.trim, lambda: memory.done)
+    return Inlet(
+        assignment(**{"budget_bytes": 256 * MIB} | ingest),
+        memory.read,
+        memory.trim,
+        lambda: memory.done,
+        memory.own_bytes,
+    )
 
 
 def lease_of(name: str, cost_mib: int, alone: bool = False) -> Lease:
@@ -241,3 +248,17 @@ def test_a_batch_is_what_may_go_in_together() -> None:
     batch = inlet.take_batch(8)
     assert batch is not None
     assert [lease.task.image_id for lease, _ in batch] == ["a", "b"]
+
+
+def test_no_image_is_refused_for_good_over_what_neighbours_hold() -> None:
+    memory = FakeMemory(used_bytes=6 * GIB, limit_bytes=16 * GIB)
+    inlet = inlet_of(memory, cap_bytes=2 * GIB)
+    inlet.offer(lease_of("small", 33))
+    assert take_soon(inlet) == ("small", Verdict.ADMIT)
+
+
+def test_an_image_that_does_not_fit_beside_this_process_is_refused_among_neighbours_too() -> None:
+    memory = FakeMemory(used_bytes=6 * GIB, limit_bytes=16 * GIB)
+    inlet = inlet_of(memory, cap_bytes=2 * GIB)
+    inlet.offer(lease_of("huge", 1800))
+    assert take_soon(inlet) == ("huge", Verdict.REFUSE)

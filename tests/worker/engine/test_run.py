@@ -25,7 +25,7 @@ from tests.worker.engine.bed import (
 
 from tidegate.core.contract import KIB, MIB, ExitCode, Suspect, WorkerReport
 from tidegate_worker import app
-from tidegate_worker.cgroup import find_memory
+from tidegate_worker.cgroup import own_bytes
 from tidegate_worker.pipeline.drain import Drain
 from tidegate_worker.ports import DecodedImage, Failure, Prediction
 
@@ -219,7 +219,7 @@ def test_a_proven_killer_is_answered_though_it_is_never_leased_again(tmp_path: P
 
 
 def test_an_image_above_the_cap_is_quarantined_and_says_what_it_needs(tmp_path: Path) -> None:
-    floor = find_memory().read().nonreclaimable_bytes
+    floor = own_bytes()
     images = {**IMAGES, "huge": encoded(Image.new("L", (8000, 8000)), "PNG")}
     job = BedJob(tasks_of([*images]))
     report = app.run(

@@ -38,6 +38,12 @@ def find_memory(proc: Path = _PROC) -> MemoryView:
     return WholeMachine()
 
 
+def own_bytes() -> int:
+    """What this process alone holds; outside a container its cgroup may hold others."""
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)
+
+
 def cpu_cores(proc: Path = _PROC) -> float:
     """Cores that this process may use: affinity, cut by the CPU quota of its cgroups."""
     cores = float(len(os.sched_getaffinity(0)))
@@ -92,8 +98,7 @@ class WholeMachine:
     """No memory cgroup: this process against the memory of the machine."""
 
     def read(self) -> Reading:
-        memory = psutil.Process().memory_info()
-        return Reading(nonreclaimable_bytes=memory.rss - memory.shared, limit_bytes=psutil.virtual_memory().total)
+        return Reading(nonreclaimable_bytes=own_bytes(), limit_bytes=psutil.virtual_memory().total)
 
     def oom_kills(self) -> int:
         return 0

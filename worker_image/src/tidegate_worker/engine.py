@@ -15,7 +15,7 @@ from typing import Final
 from tidegate.core.contract import Assignment, ExitCode, WorkerReport
 from tidegate.core.errors import FixConfig, RetryLater
 from tidegate_worker import allocator
-from tidegate_worker.cgroup import MemoryView
+from tidegate_worker.cgroup import MemoryView, own_bytes
 from tidegate_worker.journal import Journal
 from tidegate_worker.pipeline.drain import Drain
 from tidegate_worker.pipeline.flow import Flow
@@ -71,7 +71,12 @@ class Engine:
         # What loading the models left free in the arenas is no floor.
         allocator.trim()
         self.inlet = Inlet(
-            assignment, memory.read, allocator.trim, lambda: self.ledger.tally().acked, first_alone=first_alone
+            assignment,
+            memory.read,
+            allocator.trim,
+            lambda: self.ledger.tally().acked,
+            own_bytes=own_bytes(),
+            first_alone=first_alone,
         )
         self.flow = Flow(self.ledger, self.staging, self.inlet, self.timing)
         self._settings = settings

@@ -10,6 +10,7 @@ queued -> staged -> in flight -> answered -> acked
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from tidegate_worker.pipeline.queues import BoundedQueue, DelayQueue
 from tidegate_worker.pipeline.timing import StageName, Timing
 from tidegate_worker.ports import Answer, DecodedImage, Failure, Prediction
 from tidegate_worker.staging import Staging
+
+_log = logging.getLogger(__name__)
 
 #: Images are bounded by their credits; this only keeps a queue from being without end.
 _QUEUE_IMAGES: Final = 256
@@ -90,6 +93,8 @@ class Flow:
         if lease.dropped:
             self.drop(lease)
             return
+        if isinstance(outcome, Failure):
+            _log.warning("an image fails: %s", outcome.reason, extra={"image_id": lease.task.image_id})
         self.ledger.move(lease, Place.ANSWERED)
         lease.answered_at = time.monotonic()
         if lease.file is not None:

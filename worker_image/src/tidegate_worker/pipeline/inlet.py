@@ -50,6 +50,7 @@ class Inlet:
         read_memory: Callable[[], Reading],
         trim: Callable[[], None],
         images_done: Callable[[], int],
+        own_bytes: int,
         first_alone: int = 0,
     ) -> None:
         self._cap_bytes = assignment.cap_bytes
@@ -59,6 +60,8 @@ class Inlet:
         self._read_memory = read_memory
         self._trim = trim
         self._images_done = images_done
+        #: Neighbours in the same cgroup come and go; an image is refused for good only over what is this process's own.
+        self._own_bytes = own_bytes
         self._changed = threading.Condition()
         self._waiting: deque[Lease] = deque()
         self._parked: list[Lease] = []
@@ -199,7 +202,7 @@ class Inlet:
     def _situation(self) -> Situation:
         return Situation(
             limit_bytes=self._reading.limit_bytes,
-            floor_bytes=self._floor_bytes,
+            floor_bytes=min(self._floor_bytes, self._own_bytes),
             idle_bytes=self._idle_bytes,
             cap_bytes=self._cap_bytes,
             budget_bytes=self._gate.budget_bytes,
