@@ -22,6 +22,10 @@ setup-control:
 test: ## Lint, types, walls and every quick test; says what was skipped and why
 	@scripts/test quick
 
+.PHONY: smoke
+smoke: ## Five end-to-end scenarios on real Airflow, Prometheus and memory limits
+	@scripts/test smoke
+
 .PHONY: e2e
 e2e: ## Every end-to-end scenario; with KUBECONFIG=file IMAGE=name the conformance suite on that cluster
 	@scripts/test e2e
