@@ -77,7 +77,7 @@ class Outcome:
     def assert_whole(self) -> None:
         """Every image was answered, saved and counted once, and the run says so.
 
-        An answer whose acceptance a killed worker did not live to note is posted again, byte for byte, and counted once.
+        An answer whose acceptance a killed worker did not live to note is posted again as it was, and counted once.
         """
         assert self.state == "success", self
         assert self.truth is not None
