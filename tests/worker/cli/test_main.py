@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from tests.worker.cli.shell import worker
 
-from tidegate.core.contract import GIB, MIB, Assignment, IngestSettings, Source, SourceKind, WorkerReport
+from tidegate.core.contract import GIB, MIB, Assignment, ExitCode, IngestSettings, Source, SourceKind, WorkerReport
 from tidegate.core.errors import ContractMismatch, FixConfig, NeedsHuman, RetryLater
 from tidegate_worker.cli.main import exit_code_of
 
@@ -43,6 +45,22 @@ def test_help_is_there_for_every_verb(tmp_path: Path, words: list[str]) -> None:
     told = worker(*words, "--help", folder=tmp_path)
     assert told.returncode == 0
     assert told.stdout.startswith("usage: tidegate-worker")
+
+
+def test_a_worker_that_is_told_to_end_while_it_starts_ends_before_it_has_anything(tmp_path: Path) -> None:
+    # Ignored at first, as for process 1 of a container.
+    child = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "tidegate_worker", "run", "--manifest", "none.csv"],
+        cwd=tmp_path,
+        stderr=(tmp_path / "imported").open("w"),
+        preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    )
+    deadline = time.monotonic() + 60
+    while child.poll() is None and time.monotonic() < deadline:
+        child.terminate()
+        time.sleep(0.005)
+    assert child.wait(timeout=1) == ExitCode.DRAINED
+    assert "torch" not in (tmp_path / "imported").read_text()
 
 
 def test_help_and_parsing_import_nothing_heavy() -> None:
