@@ -19,13 +19,14 @@ from typing import Any, Final
 from bench.ingest.contest import DEFAULT, OURS, WORKAROUND, Arena, Client, Outcome
 from bench.ingest.questions import ask
 from bench.ingest.tables import table
-from tidegate.core.contract import GIB
+from tidegate.core.contract import GIB, MIB
 from tidegate_local.jobserver.control import JobServerProcess
 
 #: Job -> images a turn; and with --quick.
 IMAGES: Final = {"large": (96, 24), "typical": (960, 192), "trap4k": (160, 40), "models": (12, 4)}
 #: The default cannot do these jobs; how it ends is shown once, within this limit and time.
 HOPELESS: Final = Client("seed default (bs24 w4 pf4 pin)", 8 * GIB, (), most_seconds=120)
+OURS_R50: Final = Client("tidegate, R50 networks", 1536 * MIB)
 SEED_R50: Final = Client(
     "seed work-around, R50 networks", 8 * GIB, ("--batch", "4", "--workers", "1", "--models", "r50")
 )
@@ -72,7 +73,7 @@ def _measure(arena: Arena, kind: str, options: argparse.Namespace) -> tuple[list
     images = options.images or IMAGES[kind][options.quick]
     turns = 1 if options.quick else options.turns
     if kind == "models":
-        ours, theirs = _in_turn(arena, "large", images, turns, (OURS, SEED_R50), "bench_r50")
+        ours, theirs = _in_turn(arena, "large", images, turns, (OURS_R50, SEED_R50), "bench_r50")
         return [*ours, *theirs], _told(ours, theirs)
     rival = DEFAULT if kind == "typical" else WORKAROUND
     ours, theirs = _in_turn(arena, kind, images, turns, (OURS, rival), "bench_nothing")

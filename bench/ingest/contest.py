@@ -26,7 +26,6 @@ from tidegate_local.jobserver.control import JobServerProcess
 ROOT: Final = Path(__file__).parents[2]
 WORKER_PYTHON: Final = ROOT / ".venv" / "worker" / "bin" / "python"
 CATALOGUE: Final = Path(__file__).parent / "catalogue.yaml"
-OUR_LIMIT_BYTES: Final = 1 * GIB
 _PROBE_IMAGES: Final = 16
 _POLL_SECONDS: Final = 0.1
 
@@ -43,7 +42,7 @@ class Client:
     most_seconds: float = 600.0
 
 
-OURS: Final = Client("tidegate", OUR_LIMIT_BYTES)
+OURS: Final = Client("tidegate", 1 * GIB)
 DEFAULT: Final = Client("seed default (bs24 w4 pf4 pin)", 12 * GIB, ())
 WORKAROUND: Final = Client("seed work-around (bs4 w1)", 8 * GIB, ("--batch", "4", "--workers", "1"))
 
@@ -123,7 +122,7 @@ class Arena:
         self._folder = folder
         self._say = say
         self._number = itertools.count(1)
-        self._plans: dict[tuple[str, str], tuple[ProbeReport, Plan]] = {}
+        self._plans: dict[tuple[str, str, int], tuple[ProbeReport, Plan]] = {}
         register = [str(WORKER_PYTHON), "-m", "tidegate_worker", "register"]
         pipelines = [word for slug in ("bench_nothing", "bench_r50") for word in ("--pipeline", slug)]
         subprocess.run(
@@ -132,7 +131,7 @@ class Arena:
 
     def contest(self, client: Client, kind: str, images: int, pipeline: str = "bench_nothing") -> Outcome:
         """Let `client` work a new job of `images` images of `kind`."""
-        plan = self.planned(kind, pipeline)[1] if client.seed is None else None
+        plan = self.planned(kind, pipeline, client.limit_bytes)[1] if client.seed is None else None
         job = self._job(kind, images, pipeline)
         name = f"run-{next(self._number)}"
         command, environment = self._command(client, job, pipeline, name, plan)
@@ -151,25 +150,25 @@ class Arena:
         self._say(f"{kind:8} {client.name:32} {outcome.ended:40} {rate}, peak {outcome.peak_gb:.2f} GB")
         return outcome
 
-    def planned(self, kind: str, pipeline: str) -> tuple[ProbeReport, Plan]:
+    def planned(self, kind: str, pipeline: str, limit_bytes: int) -> tuple[ProbeReport, Plan]:
         """As Airflow does it: a probe inside the same limit, and a plan from what it saw."""
-        if (kind, pipeline) not in self._plans:
+        if (kind, pipeline, limit_bytes) not in self._plans:
             job = self._job(kind, _PROBE_IMAGES, pipeline)
             name = f"probe-{next(self._number)}"
             command = [str(WORKER_PYTHON), "-m", "tidegate_worker", "probe", "--antenna-job", str(job)]
             words = self._folder / f"{name}.json"
             environment = self._environment(name) | {"TIDEGATE_TERMINATION_LOG": str(words)}
-            with cage(name, OUR_LIMIT_BYTES) as group:
+            with cage(name, limit_bytes) as group:
                 seen = watched(group, command, environment, self._log(name), lambda: None, 180)
             if seen.exit_code != 0:
                 raise FixConfig(f"the probe of {kind} ended with {seen.exit_code}; see {self._log(name)}")
             report = ProbeReport.from_json(words.read_text())
-            caps = Caps(cap_bytes=OUR_LIMIT_BYTES)
+            caps = Caps(cap_bytes=limit_bytes)
             plan = plan_run(Job(report.run_id, pipeline, report.model_version, time.time()), caps, report)
             if not isinstance(plan, Plan):
-                raise FixConfig(f"no plan for {kind} under {OUR_LIMIT_BYTES} bytes: {plan.reason}")
-            self._plans[kind, pipeline] = report, plan
-        return self._plans[kind, pipeline]
+                raise FixConfig(f"no plan for {kind} under {limit_bytes} bytes: {plan.reason}")
+            self._plans[kind, pipeline, limit_bytes] = report, plan
+        return self._plans[kind, pipeline, limit_bytes]
 
     def _job(self, kind: str, images: int, pipeline: str) -> int:
         job = self._server.create_job(kind, images, pipeline)

@@ -67,7 +67,7 @@ def _stages(arena: Arena) -> dict[str, dict[str, float]]:
     print("| --- | --- | --- | --- | --- |")
     told = {}
     for kind in ("typical", "large"):
-        report, _ = arena.planned(kind, "bench_r50")
+        report, _ = arena.planned(kind, "bench_r50", 2 * GIB)
         seconds = (report.download_seconds, report.decode_seconds, report.infer_seconds)
         print(f"| {kind} | {' | '.join(f'{each:.3f}' for each in seconds)} | {seconds[2] / seconds[0]:.0f} |")
         told[kind] = dict(zip(("download", "decode", "infer"), seconds, strict=True))
