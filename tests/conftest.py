@@ -1,0 +1,8 @@
+"""For every test: no deadline on examples. Nothing is timed in a test; a busy machine is no finding."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
