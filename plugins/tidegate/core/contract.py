@@ -71,6 +71,8 @@ class Character(StrEnum):
 class Metric:
     """Names of the series that the worker exports and the breaker, the rules and the dashboards query."""
 
+    #: The only series of a worker with facts of its run: run_id, slot, generation, job_id, pipeline, model_version,
+    #: node. `job_id` and not `job`, which is the scrape's own label.
     RUN_INFO: Final = "tidegate_run_info"
     MEMORY_NONRECLAIMABLE: Final = "tidegate_memory_nonreclaimable_bytes"
     MEMORY_LIMIT: Final = "tidegate_memory_limit_bytes"
@@ -86,6 +88,8 @@ class Metric:
     IMAGES_REDELIVERED: Final = "tidegate_images_redelivered_total"
     IMAGES_LEASED: Final = "tidegate_images_leased"
     LEASE_OLDEST_SECONDS: Final = "tidegate_lease_oldest_seconds"
+    #: Absent where no lease is held that runs out.
+    LEASE_REMAINING_SECONDS: Final = "tidegate_lease_remaining_seconds"
     STAGE_SECONDS: Final = "tidegate_stage_seconds"
     STAGE_OCCUPANCY: Final = "tidegate_stage_occupancy"
     STAGING_BYTES: Final = "tidegate_staging_bytes"
@@ -94,6 +98,74 @@ class Metric:
     MAX_FDS: Final = "tidegate_max_fds"
     GPU_MEMORY: Final = "tidegate_gpu_memory_bytes"
     OOM_KILLS: Final = "tidegate_oom_kills_total"
+
+
+class StoreMetric:
+    """Names of the series that `tidegate exporter` reads from the run store; they outlive pods.
+
+    A run is told of while it runs and for a day after its end. Labels beside the named ones: none, so that they mean
+    the same however they are scraped; `worker_pod` is the worker's, `pod` would be the exporter's own.
+    """
+
+    # By run_id and slot.
+    #: 1; with generation, job_id, pipeline, model_version, node, worker_namespace, worker_pod: for joins.
+    SLOT_INFO: Final = "tidegate_slot_info"
+    #: 1 for the phase that holds (label `state`), 0 for the others.
+    BREAKER_STATE: Final = "tidegate_breaker_state"
+    #: When the breaker last had fresh samples of the slot, or knew that there was nothing to see.
+    BREAKER_SEEN_AT: Final = "tidegate_breaker_seen_timestamp_seconds"
+    #: When it last tripped, by label `cause`.
+    BREAKER_TRIP_AT: Final = "tidegate_breaker_trip_timestamp_seconds"
+    #: How long the memory limit was still away at that trip.
+    BREAKER_LEAD_SECONDS: Final = "tidegate_breaker_lead_seconds"
+    #: 1 while a trouble (label `trouble`) that the breaker told of stands.
+    SLOT_TROUBLE: Final = "tidegate_slot_trouble"
+    SLOT_LIMIT: Final = "tidegate_slot_limit_bytes"
+    SLOT_CAP: Final = "tidegate_slot_cap_bytes"
+    #: How long the slot has been without a running pod; 0 while one runs.
+    SLOT_PAUSED_SECONDS: Final = "tidegate_slot_paused_seconds"
+    #: Judged from how the pods ended: restart counters know nothing of pods that never restart.
+    SLOT_OOM_KILLS: Final = "tidegate_slot_oom_kills_total"
+    SLOT_OOM_KILL_AT: Final = "tidegate_slot_oom_kill_timestamp_seconds"
+
+    # By run_id.
+    #: 1; with state, job_id, pipeline, model_version.
+    RUN_STATE: Final = "tidegate_run_state"
+    RUN_IMAGES: Final = "tidegate_run_images"
+    RUN_ACKED: Final = "tidegate_run_images_acked"
+    RUN_QUARANTINED: Final = "tidegate_run_images_quarantined"
+    RUN_REDONE: Final = "tidegate_run_images_redone"
+    RUN_PEAK: Final = "tidegate_run_peak_bytes"
+    #: Memory allocation quality: byte-seconds used over byte-seconds allocated.
+    RUN_MAQ: Final = "tidegate_run_memory_allocation_quality_ratio"
+    RUN_ALLOCATED: Final = "tidegate_run_memory_allocated_byte_seconds"
+    #: The input against that of the same weekday; absent without history.
+    VOLUME_RATIO: Final = "tidegate_volume_ratio"
+    VOLUME_Z: Final = "tidegate_volume_zscore"
+    VOLUME_UNUSUAL: Final = "tidegate_volume_unusual"
+    #: The peak of healthy runs on the same weekday: median, and robust sigma of its logarithm; absent without history.
+    BASELINE_PEAK: Final = "tidegate_baseline_peak_bytes"
+    BASELINE_PEAK_SPREAD: Final = "tidegate_baseline_peak_log_spread"
+    #: Absent where no healthy run has told.
+    BASELINE_VELOCITY: Final = "tidegate_baseline_velocity_bytes_per_second"
+
+    # By pipeline and model_version: sums over the whole store, which only grow.
+    #: Also by state; a gauge, for runs change theirs.
+    RUNS: Final = "tidegate_runs"
+    #: Also by cause.
+    TRIPS: Final = "tidegate_breaker_trips_total"
+    OOM_KILLS_RECORDED: Final = "tidegate_oom_kills_recorded_total"
+    IMAGES_REDONE: Final = "tidegate_images_redone_total"
+    PAUSE_SECONDS: Final = "tidegate_pause_seconds_total"
+    MEMORY_ALLOCATED: Final = "tidegate_memory_allocated_byte_seconds_total"
+    MEMORY_USED: Final = "tidegate_memory_used_byte_seconds_total"
+    #: By pipeline, model_version, job_kind and weekday (0 is Monday): the median peak of healthy runs.
+    WEEKDAY_PEAK: Final = "tidegate_baseline_weekday_peak_bytes"
+    #: By pipeline, model_version and job_kind.
+    HEALTHY_RUNS: Final = "tidegate_baseline_healthy_runs"
+
+    #: 1; where people read: labels `dashboards` and `docs`, bases of the links in alerts.
+    LINKS_INFO: Final = "tidegate_links_info"
 
 
 def _version(value: int) -> int:

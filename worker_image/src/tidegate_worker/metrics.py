@@ -60,7 +60,9 @@ class EngineCollector(Collector):
         assignment = self._engine.assignment
         facts = {
             "run_id": assignment.run_id,
-            "job": assignment.source.job,
+            "slot": str(assignment.slot),
+            "generation": str(assignment.generation),
+            "job_id": assignment.source.job,
             "pipeline": assignment.pipeline,
             "model_version": assignment.model_version,
             "node": self._node,
@@ -98,6 +100,9 @@ class EngineCollector(Collector):
         oldest = ledger.oldest_leased_at()
         age = max(0.0, time.monotonic() - oldest) if oldest is not None else 0.0
         yield _gauge(Name.LEASE_OLDEST_SECONDS, "Age of the oldest lease that is not acked.", age)
+        if (expires := ledger.next_expires_at()) is not None:
+            left = max(0.0, expires - time.monotonic())
+            yield _gauge(Name.LEASE_REMAINING_SECONDS, "Until the first lease that is not acked runs out.", left)
         yield _gauge(Name.STAGING_BYTES, "Image files on disk.", self._engine.staging.used_bytes)
         yield _gauge(Name.STAGING_BUDGET, "What image files may take on disk.", self._engine.staging.budget_bytes)
 

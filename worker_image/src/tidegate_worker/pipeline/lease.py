@@ -6,6 +6,7 @@ a drain never has to ask the stages. Not covered: memory (the inlet's) and files
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -128,6 +129,12 @@ class Ledger:
     def oldest_leased_at(self) -> float | None:
         with self._lock:
             return min((lease.task.leased_at for lease in self._leases.values()), default=None)
+
+    def next_expires_at(self) -> float | None:
+        """When the first lease runs out that is held; None where none does."""
+        with self._lock:
+            ends = [lease.task.expires_at for lease in self._leases.values() if not lease.dropped]
+        return min((end for end in ends if end < math.inf), default=None)
 
     def held(self, *places: Place) -> tuple[Lease, ...]:
         with self._lock:
