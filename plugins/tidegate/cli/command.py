@@ -21,7 +21,8 @@ from typing import Any, Final
 
 from tidegate.adapters.configuration import configuration
 from tidegate.adapters.kube_pods import quantity_bytes
-from tidegate.cli import answers, text
+from tidegate.cli import changes, text
+from tidegate.control import record
 from tidegate.control.runs import open_store
 from tidegate.core.contract import ExitCode
 from tidegate.core.errors import FixConfig, RetryLater, TidegateError
@@ -49,17 +50,17 @@ def _answer(asked: argparse.Namespace) -> Any:
     store = open_store(settings)
     match asked.command:
         case "runs":
-            return answers.runs(store, asked.pipeline, asked.at_most)
+            return record.runs(store, asked.pipeline, asked.at_most)
         case "show":
-            return answers.show(store, asked.run)
+            return record.show(store, asked.run)
         case "history":
-            return answers.history(store, asked.pipeline)
+            return record.history(store, asked.pipeline)
         case "reset":
-            return answers.reset(
+            return changes.reset(
                 store, settings, asked.run, slot=asked.slot, cap=asked.cap, limit=asked.limit, by=asked.by
             )
         case _:
-            return answers.upgraded(store)
+            return changes.upgraded(store)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import calendar
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
-from tidegate.core.contract import GIB, MIB
+from tidegate.control.wording import duration, moment, size
+from tidegate.core.contract import MIB
 
 
 def runs(listed: Sequence[Mapping[str, Any]]) -> str:
@@ -174,24 +174,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _one_line(words: str) -> str:
     # What came from a pod or a person may hold escapes that a terminal would obey.
     return " ".join("".join(letter if letter.isprintable() else " " for letter in words).split())
-
-
-def size(size_bytes: float | None) -> str:
-    if size_bytes is None:
-        return "-"
-    return f"{size_bytes / GIB:.2f}Gi" if size_bytes >= GIB else f"{size_bytes / MIB:.0f}Mi"
-
-
-def moment(at: float | None) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if at is not None else "-"
-
-
-def duration(began: float, ended: float | None) -> str:
-    if ended is None:
-        return "-"
-    minutes, seconds = divmod(round(ended - began), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
 
 
 def _quantity(name: str, value: float | None) -> str:

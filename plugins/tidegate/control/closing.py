@@ -127,7 +127,7 @@ def _lesson(run: Run, summary: Summary, report: ProbeReport | None, now: float) 
 
 
 def in_words(summary: Summary, trips: list[StoredTrip]) -> str:
-    """The summary as Markdown for the task's log and the run's note."""
+    """The summary as Markdown, for the log and for those who are told; the run's page in Airflow shows the same."""
     saved = 1 - summary.allocated_gib_hours / summary.static_gib_hours if summary.static_gib_hours else 0.0
     steps = " -> ".join(f"{step / GIB:.2f}" for step in summary.limit_steps)
     lines = [

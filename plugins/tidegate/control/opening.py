@@ -40,6 +40,11 @@ def source_of(text: str, configuration: Configuration) -> Source:
     return Source(kind=SourceKind.MANIFEST, uri=text, job=f"{PurePosixPath(text).name[:200]}-{digest}")
 
 
+def run_id_of(dag_id: str, dag_run_id: str) -> str:
+    """Our name of a run in Airflow: its own id is unique within its DAG alone. As long as its column takes."""
+    return f"{dag_id}/{dag_run_id}"[:250]
+
+
 def open_run(
     store: RunStore,
     *,

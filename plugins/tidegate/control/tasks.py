@@ -46,7 +46,7 @@ def resolve(params: Mapping[str, Any], *, dag_id: str, dag_run_id: str) -> str:
     store = open_store(settings)
     run = opening.open_run(
         store,
-        run_id=f"{dag_id}/{dag_run_id}"[:250],
+        run_id=opening.run_id_of(dag_id, dag_run_id),
         dag_run_id=dag_run_id,
         source=opening.source_of(params["source"], settings),
         pipeline=params["pipeline"],

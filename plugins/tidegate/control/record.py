@@ -1,4 +1,4 @@
-"""What each command finds or does, as values that JSON can hold; how they look as text is `text`."""
+"""What the run store tells of runs and baselines, as values that JSON can hold; how they look is `cli` and `web`."""
 
 from __future__ import annotations
 
@@ -8,29 +8,25 @@ import time
 from collections import defaultdict
 from typing import Any, Final
 
-from tidegate.adapters.configuration import Configuration
 from tidegate.adapters.run_store import Attempt, Run, RunStore, StoredTrip
-from tidegate.control.runs import planned, policy
-from tidegate.control.steps import Control
 from tidegate.core.baseline import Baseline
 from tidegate.core.errors import FixConfig
-from tidegate.core.slot import Phase, ResetByHuman, SlotState
+from tidegate.core.slot import SlotState
 from tidegate.core.volume import weekday
 
 SHARES: Final = (0.50, 0.90, 0.99)
-_LOCKED: Final = frozenset({Phase.LOCKED_OUT, Phase.LOCKING_DRAINING, Phase.LOCKING_DELETING})
 
 
 def runs(store: RunStore, pipeline: str | None, at_most: int) -> list[dict[str, Any]]:
-    return [_run(run) for run in store.runs(pipeline=pipeline, at_most=at_most)]
+    return [of_run(run) for run in store.runs(pipeline=pipeline, at_most=at_most)]
 
 
-def show(store: RunStore, run_id: str) -> dict[str, Any]:
-    run = found(store, run_id)
+def show(store: RunStore, named: str) -> dict[str, Any]:
+    run = found(store, named)
     return {
-        "run": _run(run),
+        "run": of_run(run),
         "plan": run.plan.model_dump(mode="json") if run.plan else None,
-        "slots": [_slot(each.state) for each in store.slots(run.run_id)],
+        "slots": [of_slot(each.state) for each in store.slots(run.run_id)],
         "attempts": [_attempt(each) for each in store.attempts(run.run_id)],
         "trips": [_trip(each) for each in store.trips(run.run_id)],
         "summary": json.loads(run.summary) if run.summary else None,
@@ -42,49 +38,6 @@ def history(store: RunStore, pipeline: str) -> dict[str, Any]:
     if not baselines:
         raise FixConfig(f"no run of pipeline {pipeline} has ended well yet; `tidegate runs` lists what there is")
     return {"pipeline": pipeline, "baselines": [_baseline(each) for each in baselines]}
-
-
-def reset(
-    store: RunStore,
-    settings: Configuration,
-    run_id: str,
-    *,
-    slot: int | None,
-    cap: int | None,
-    limit: int | None,
-    by: str,
-) -> dict[str, Any]:
-    """Record a person's decision to go on; safe to repeat."""
-    if cap is not None and cap > settings.cap_bytes:
-        raise FixConfig(
-            f"a cap of {cap} bytes is above the administrator's {settings.cap_bytes}: raise TIDEGATE_CAP_BYTES first"
-        )
-    run, plan = planned(found(store, run_id), run_id)
-    states = [each.state for each in store.slots(run.run_id)]
-    chosen = [state for state in states if state.slot == slot or (slot is None and state.phase in _LOCKED)]
-    if not chosen:
-        phases = ", ".join(f"slot {state.slot} is {state.phase}" for state in states)
-        raise FixConfig(f"nothing to reset in {run.run_id}: {phases}. A finished slot is started again with --slot")
-    for state in chosen:
-        if state.phase not in _LOCKED | {Phase.DONE}:
-            raise FixConfig(f"slot {state.slot} of {run.run_id} is {state.phase}: it goes on by itself")
-        if limit is not None and limit > (cap or state.cap_bytes):
-            raise FixConfig(
-                f"a limit of {limit} bytes is above the cap of slot {state.slot}: raise the cap with the limit"
-            )
-    # Refused where another run has taken the job in the meantime.
-    store.enter_run(run)
-    control = Control(store, policy(run, plan, settings))
-    after = []
-    for state in chosen:
-        event = ResetByHuman(generation=state.generation, at=time.time(), by=by, limit_bytes=limit, cap_bytes=cap)
-        after.append(control.happened(run.run_id, state.slot, event)[0])
-    return {"run": _run(run), "slots": [_slot(state) for state in after]}
-
-
-def upgraded(store: RunStore) -> dict[str, Any]:
-    # Opening it has brought it up to date.
-    return {"address": store.address, "schema": store.schema}
 
 
 def found(store: RunStore, named: str) -> Run:
@@ -99,7 +52,7 @@ def found(store: RunStore, named: str) -> Run:
     return same[0]
 
 
-def _run(run: Run) -> dict[str, Any]:
+def of_run(run: Run) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "state": run.state.value,
@@ -114,7 +67,7 @@ def _run(run: Run) -> dict[str, Any]:
     }
 
 
-def _slot(state: SlotState) -> dict[str, Any]:
+def of_slot(state: SlotState) -> dict[str, Any]:
     return state.model_dump(
         mode="json",
         include={
