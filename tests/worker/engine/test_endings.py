@@ -19,7 +19,7 @@ from tests.worker.engine.bed import (
     tasks_of,
 )
 
-from tidegate.core.contract import MIB, ExitCode, WorkerReport
+from tidegate.core.contract import ExitCode, WorkerReport
 from tidegate.core.errors import FixConfig, RetryLater
 from tidegate_worker import app
 from tidegate_worker.pipeline.drain import Drain
@@ -272,31 +272,6 @@ def test_a_bug_in_a_port_is_raised_after_everything_is_stopped(tmp_path: Path) -
     with pytest.raises(ZeroDivisionError):
         app.run(assignment(), job, fetcher_of(IMAGES), BedPredictor(), settings(tmp_path))
     assert job.closed
-
-
-def test_a_probe_answers_what_it_leases_and_measures_each_step(tmp_path: Path) -> None:
-    images = {f"image-{number}": jpeg(800, 600, number) for number in range(40)}
-    job = BedJob(tasks_of([*images]), ack_seconds=0.01)
-    report = app.probe(
-        assignment(),
-        job,
-        fetcher_of(images),
-        BedPredictor(seconds=0.01),
-        settings(tmp_path),
-        model_load_seconds=3.0,
-    )
-    assert len(job.answers) == report.acked == report.images_measured == report.images_sized == 16
-    assert report.images_total == 40
-    assert report.decoded_bytes is not None
-    assert report.credit_bytes is not None
-    assert report.decoded_bytes.p50 == 800 * 600 * 3
-    assert report.credit_bytes.max > 800 * 600 * 3
-    assert 0 < report.floor_bytes <= report.peak_bytes
-    assert report.decode_seconds > 0
-    assert report.infer_seconds >= 0.0025
-    assert report.post_seconds >= 0.01
-    assert report.model_load_seconds == 3.0
-    assert report.growth_bytes_per_image < 1 * MIB
 
 
 def test_an_image_that_comes_again_after_its_job_was_reopened_is_done(tmp_path: Path) -> None:

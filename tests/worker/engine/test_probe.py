@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from tests.worker.engine.bed import (
     BedJob,
     BedPredictor,
@@ -14,10 +15,26 @@ from tests.worker.engine.bed import (
     settings,
     tasks_of,
 )
+from tests.worker.engine.cage import caged
 
-from tidegate.core.contract import MIB, WorkerReport
+from tidegate.core.contract import GIB, MIB, WorkerReport
 from tidegate_worker import app
 from tidegate_worker.ports import DecodedImage
+
+#: In a cage: growth is read from the process's own cgroup, where nobody else may grow.
+PROBE_A_LEAK = """
+import sys
+from pathlib import Path
+from tests.worker.engine.bed import BedJob, BedPredictor, assignment, fetcher_of, jpeg, settings, tasks_of
+from tidegate_worker import app
+leak_bytes = int(sys.argv[2]) * 1024**2
+leaked = []
+images = {f"image-{number}": jpeg(800, 600, number) for number in range(16)}
+predictor = BedPredictor(on_predict=lambda batch: leaked.extend(bytearray(leak_bytes) for _ in batch))
+job = BedJob(tasks_of([*images]))
+report = app.probe(assignment(), job, fetcher_of(images), predictor, settings(Path(sys.argv[1])))
+print(report.growth_bytes_per_image)
+"""
 
 IMAGES = {f"image-{number}": jpeg(seed=number) for number in range(20)}
 
@@ -44,20 +61,14 @@ def test_a_probe_answers_what_it_leases_and_measures_each_step(tmp_path: Path) -
     assert report.infer_seconds >= 0.0025
     assert report.post_seconds >= 0.01
     assert report.model_load_seconds == 3.0
-    assert report.growth_bytes_per_image < 1 * MIB
 
 
-def test_a_probe_sees_what_each_image_leaves_behind(tmp_path: Path) -> None:
-    leaked: list[bytearray] = []
-    images = {f"image-{number}": jpeg(seed=number) for number in range(16)}
-    report = app.probe(
-        assignment(),
-        BedJob(tasks_of([*images])),
-        fetcher_of(images),
-        BedPredictor(on_predict=lambda batch: leaked.extend(bytearray(4 * MIB) for _ in batch)),
-        settings(tmp_path),
-    )
-    assert 3 * MIB < report.growth_bytes_per_image < 5 * MIB
+@pytest.mark.parametrize("leak_mib", [0, 4])
+def test_a_probe_sees_what_each_image_leaves_behind(tmp_path: Path, leak_mib: int) -> None:
+    with caged(2 * GIB) as cage:
+        output, errors = cage.start(PROBE_A_LEAK, [str(tmp_path), str(leak_mib)]).communicate(timeout=120)
+    assert output, errors[-2000:]
+    assert (leak_mib - 1) * MIB < int(output) < (leak_mib + 1) * MIB
 
 
 def test_a_probe_names_the_images_in_flight_as_it_predicts_them(tmp_path: Path) -> None:
