@@ -8,7 +8,6 @@ import subprocess
 from tidegate.core.errors import FixConfig
 from tidegate_local.jobserver.control import JobServer
 from tidegate_local.stack.layout import REPOSITORY, Layout
-from tidegate_local.stack.services import DEMO_CATALOGUE
 
 
 def register(layout: Layout, jobs: JobServer, *pipelines: str) -> None:
@@ -19,7 +18,6 @@ def register(layout: Layout, jobs: JobServer, *pipelines: str) -> None:
         env={
             "PATH": os.defpath,
             "HOME": str(layout.home),
-            "TIDEGATE_CATALOGUE": str(DEMO_CATALOGUE),
             "TIDEGATE_ANTENNA_URL": jobs.api_url,
             "TIDEGATE_ANTENNA_TOKEN_FILE": str(layout.jobserver / "token"),
         },

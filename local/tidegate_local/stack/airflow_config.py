@@ -20,7 +20,7 @@ TOKEN_SECRET: Final = "antenna"  # noqa: S105 - its name, not its value
 RESULTS_CLAIM: Final = "results"
 STAGING_CLAIM: Final = "staging"
 LEDGER: Final = "ledger.sqlite"
-#: The misbehaving twins of the demo pipeline in demo_pipelines.yaml, by what makes them misbehave.
+#: The misbehaving twins of the demo pipeline in the shipped catalogue, by what makes them misbehave.
 DEMO_PIPELINES: Final = {
     "tidegate_demo_leak": {
         "TIDEGATE_DEMO_LEAK_BYTES_PER_IMAGE": "6MiB",

@@ -21,7 +21,6 @@ from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout
 from tidegate_local.stack.supervisor import Service
 
 AIRFLOW_VERSION_FILE: Final = "database-of-version"
-DEMO_CATALOGUE: Final = Path(__file__).parent / "catalogue" / "demo_pipelines.yaml"
 
 
 def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
@@ -168,12 +167,11 @@ def job_server_health(layout: Layout) -> str | None:
 
 
 def _write_image_table(layout: Layout) -> None:
-    """The one image of the stack is the worker's own environment, with the demo's pipelines installed."""
+    """The one image of the stack is the worker's own environment."""
     image = {
         "python": str(REPOSITORY / ".venv" / "worker"),
         "command": ["tidegate-worker"],
-        "environment": {"TIDEGATE_CATALOGUE": str(DEMO_CATALOGUE)},
-        "paths": [str(DEMO_CATALOGUE.parent), str(REPOSITORY / "worker_image" / "pipelines")],
+        "paths": [str(REPOSITORY / "worker_image" / "pipelines")],
     }
     (layout.podapi / "images.yaml").write_text(yaml.safe_dump({"images": {f"{WORKER_IMAGE}:*": image}}))
 
