@@ -191,6 +191,12 @@ def test_volumes_are_bounded_or_claimed() -> None:
     assert volumes["results"]["persistentVolumeClaim"] == {"claimName": "results"}
 
 
+def test_a_volume_that_has_the_group_already_is_not_gone_through_again() -> None:
+    security = composed(weights_claim="weights")["spec"]["securityContext"]
+    assert security["fsGroup"] == security["runAsGroup"] == security["runAsUser"]
+    assert security["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
 def test_the_grace_is_the_plans() -> None:
     assert composed()["spec"]["terminationGracePeriodSeconds"] == 90
 

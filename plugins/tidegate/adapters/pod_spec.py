@@ -135,6 +135,8 @@ def worker_pod(
                 run_as_user=configuration.uid,
                 run_as_group=configuration.uid,
                 fs_group=configuration.uid,
+                # Else the kubelet goes through every file of a shared volume of weights each time a pod starts.
+                fs_group_change_policy="OnRootMismatch",
                 seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
             ),
         ),
