@@ -23,7 +23,11 @@ class Drain:
             self.asked = True
 
     def on_signals(self, *signals: signal.Signals) -> None:
-        """Ask at the first of these signals (SIGTERM and SIGINT if none is named); a second one kills."""
+        """Ask at the first of these signals (SIGTERM and SIGINT if none is named); a second one kills.
+
+        Not process 1 of a container, to which the kernel gives no signal that it has no handler for: a pod that is
+        deleted while it drains gets a second SIGTERM, and goes on draining until its grace is over.
+        """
 
         def handle(number: int, _frame: FrameType | None) -> None:
             signal.signal(number, signal.SIG_DFL)
