@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,10 +17,10 @@ from hypothesis import strategies as st
 from tests.adapters.metrics_bed import SCRAPE_SECONDS, Exporter, Prometheus, eventually
 
 from tidegate.adapters.configuration import Configuration
-from tidegate.adapters.metrics_access import session
+from tidegate.adapters.metrics_access import MetricsServer
 from tidegate.adapters.prometheus import QUERY_SECONDS, MemoryReader, Origin, Reading, readings
 from tidegate.core.contract import Metric
-from tidegate.core.errors import FixConfig, RetryLater
+from tidegate.core.errors import RetryLater
 
 PREFIX = "tidegate-abc-"
 
@@ -189,6 +188,17 @@ def test_a_pod_that_is_scraped_no_more_is_absent_once_the_window_has_passed(
     eventually(lambda: read(reader, pod, window_seconds=1.0), lambda found: found is None)
 
 
+def test_one_query_a_series_reads_the_same_as_one_for_all(
+    exporter: Exporter, server: Prometheus, reader: MemoryReader, pod: str
+) -> None:
+    exporter.text = worker(pod, 300, acked=7) + cadvisor(pod, 500)
+    eventually(lambda: read(reader, pod), samples)
+    by_name = read(MemoryReader.at(server.url, exact_names=True), pod)
+    assert by_name is not None
+    assert by_name.origin is Origin.WORKER
+    assert (by_name.samples[0].nonreclaimable_bytes, by_name.samples[0].acked) == (300, 7)
+
+
 def test_a_name_that_would_change_the_query_is_refused(reader: MemoryReader) -> None:
     for namespace, prefix in (('jobs"} or {', PREFIX), ("jobs", '.*"')):
         with pytest.raises(ValueError, match="no name of Kubernetes"):
@@ -255,10 +265,6 @@ def test_what_is_no_prometheus_is_told(body: bytes) -> None:
 # -- the door ----------------------------------------------------------------------------------------------------------
 
 
-def settings(**values: Any) -> Configuration:
-    return Configuration.model_validate(values)
-
-
 def test_a_password_opens_a_guarded_prometheus(exporter: Exporter, tmp_path: Path) -> None:
     bcrypt = pytest.importorskip("bcrypt")
     hashed = bcrypt.hashpw(b"open-sesame", bcrypt.gensalt(4)).decode()
@@ -269,43 +275,13 @@ def test_a_password_opens_a_guarded_prometheus(exporter: Exporter, tmp_path: Pat
     try:
         secret = tmp_path / "password"
         secret.write_text("open-sesame\n")
-        configured = settings(prometheus_user="tidegate", prometheus_password_file=secret)
-        assert MemoryReader.at(guarded.url, session(configured)).read("jobs", PREFIX, 10) is not None
+        configured = Configuration.model_validate(
+            {"prometheus_url": guarded.url, "prometheus_user": "tidegate", "prometheus_password_file": secret}
+        )
+        opened = MetricsServer.of_settings(configured).session()
+        assert MemoryReader.at(guarded.url, opened).read("jobs", PREFIX, 10) is not None
         with pytest.raises(RetryLater, match="401") as refused:
             MemoryReader.at(guarded.url).read("jobs", PREFIX, 10)
         assert "open-sesame" not in str(refused.value)
     finally:
         guarded.stop()
-
-
-def test_a_token_is_read_anew_for_each_query(tmp_path: Path) -> None:
-    seen: list[str | None] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            seen.append(self.headers.get("Authorization"))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b'{"data": {"result": []}}')
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    token = tmp_path / "token"
-    with HTTPServer(("127.0.0.1", 0), Handler) as guarded:
-        threading.Thread(target=guarded.serve_forever, daemon=True).start()
-        made = session(settings(prometheus_token_file=token))
-        reader = MemoryReader.at(f"http://127.0.0.1:{guarded.server_address[1]}", made)
-        for written in ("first", "second"):
-            token.write_text(f"{written}\n")
-            reader.read("jobs", PREFIX, 10)
-        guarded.shutdown()
-    assert seen == ["Bearer first", "Bearer second"]
-
-
-def test_a_user_without_a_password_and_a_token_that_is_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FixConfig, match="TIDEGATE_PROMETHEUS_PASSWORD_FILE"):
-        session(settings(prometheus_user="tidegate"))
-    reader = MemoryReader.at("http://127.0.0.1:1", session(settings(prometheus_token_file=tmp_path / "none")))
-    with pytest.raises(FixConfig, match="TIDEGATE_PROMETHEUS_TOKEN_FILE"):
-        reader.read("jobs", PREFIX, 10)

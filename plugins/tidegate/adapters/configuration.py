@@ -24,11 +24,29 @@ class Configuration(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     run_store_url: str = Field("", description="database of runs; by default a SQLite file beside Airflow's own")
+    prometheus_conn_id: str | None = Field(
+        None, description="Airflow connection of the metrics server; where it is named, nothing below is read"
+    )
     prometheus_url: str = Field("http://127.0.0.1:9090", description="any server that speaks the query API")
     prometheus_user: str | None = Field(None, description="user of basic authentication")
     prometheus_password_file: Path | None = Field(None, description="file with the password of basic authentication")
     prometheus_token_file: Path | None = Field(None, description="file with a bearer token, read anew as it changes")
     prometheus_ca_file: Path | None = Field(None, description="certificate authority of the server")
+    prometheus_cert_file: Path | None = Field(None, description="our own certificate, for servers that ask for one")
+    prometheus_key_file: Path | None = Field(None, description="its key, without a passphrase")
+    prometheus_headers: dict[str, SecretStr] = Field(
+        default_factory=dict, description='further headers, as JSON: {"X-Scope-OrgID": "tenant"}'
+    )
+    prometheus_header_files: dict[str, Path] = Field(
+        default_factory=dict, description='further headers whose values lie in files, as JSON: {"NAME": "/path"}'
+    )
+    prometheus_sigv4_region: str | None = Field(
+        None, description="AWS region: requests are signed with the keys that AWS's own tools would use"
+    )
+    prometheus_sigv4_service: str = Field("aps", description="AWS service that the signature is for")
+    prometheus_exact_names: bool = Field(
+        False, description="one query a series, for servers that take no pattern for its name (Google, Azure)"
+    )
 
     kubernetes_conn_id: str = Field("kubernetes_default", description="Airflow connection of the cluster")
     namespace: str = Field("default", description="namespace of the pods")

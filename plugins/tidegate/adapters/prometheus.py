@@ -1,4 +1,4 @@
-"""Memory samples of a run's pods from whatever speaks the Prometheus query API: one query for all of them.
+"""Memory samples of a run's pods from whatever speaks the Prometheus query API: one query for all pods.
 
 A range selector is asked for and not an instant value: it brings the raw samples with their own times, so that a scrape
 that failed is seen as a gap and never as a flat line. Credentials come from `metrics_access`.
@@ -52,7 +52,7 @@ _SERIES: Final[Mapping[Origin, Mapping[str, str]]] = {
     Origin.RSS: {"nonreclaimable_bytes": Origin.RSS.value, "limit_bytes": _CADVISOR_LIMIT},
     Origin.WORKING_SET: {"nonreclaimable_bytes": Origin.WORKING_SET.value, "limit_bytes": _CADVISOR_LIMIT},
 }
-_NAMES: Final = "|".join(sorted({name for series in _SERIES.values() for name in series.values()}))
+_NAMES: Final = tuple(sorted({name for series in _SERIES.values() for name in series.values()}))
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -67,35 +67,45 @@ class Reading:
 class MemoryReader:
     """Blocking: callers on an event loop use a thread."""
 
-    def __init__(self, connection: PrometheusConnect) -> None:
+    def __init__(self, connection: PrometheusConnect, *, exact_names: bool = False) -> None:
         self._connection = connection
+        self._names = [f'="{name}"' for name in _NAMES] if exact_names else [f'=~"{"|".join(_NAMES)}"']
 
     @classmethod
-    def at(cls, url: str, session: requests.Session | None = None) -> MemoryReader:
-        """A reader of the server at `url`; `session` carries credentials and certificates."""
+    def at(cls, url: str, session: requests.Session | None = None, *, exact_names: bool = False) -> MemoryReader:
+        """A reader of the server at `url`; `session` carries credentials and certificates.
+
+        With `exact_names` each series is asked for by itself: some servers take no pattern for a name.
+        """
         # The client's own retries would make a time-out of 1 s last 10; the next interval is the retry.
-        connection = PrometheusConnect(url=url, retry=Retry(total=0), session=session, timeout=QUERY_SECONDS)
-        return cls(connection)
+        connection = PrometheusConnect(
+            url=url.rstrip("/"), retry=Retry(total=0), session=session, timeout=QUERY_SECONDS
+        )
+        return cls(connection, exact_names=exact_names)
 
     def read(self, namespace: str, pod_prefix: str, window_seconds: float) -> dict[str, Reading]:
         """What was measured in the last `window_seconds`, by pod, of those whose names begin with `pod_prefix`."""
         if not _NAME.fullmatch(namespace) or not _NAME.fullmatch(pod_prefix):
             raise ValueError(f"{namespace!r} or {pod_prefix!r} is no name of Kubernetes")
         # The container is named, for cAdvisor measures sidecars and the pod as a whole under the same names.
-        selector = (
-            f'{{__name__=~"{_NAMES}",namespace="{namespace}",pod=~"{pod_prefix}.*",container="{WORKER_CONTAINER}"}}'
+        rest = (
+            f'namespace="{namespace}",pod=~"{pod_prefix}.*",container="{WORKER_CONTAINER}"}}'
+            f"[{max(1, math.ceil(window_seconds))}s]"
         )
         try:
-            result = self._connection.custom_query(
-                f"{selector}[{max(1, math.ceil(window_seconds))}s]", params={"timeout": f"{QUERY_SECONDS:.0f}s"}
-            )
-            return readings(result)
+            return readings([series for name in self._names for series in self._asked(f"{{__name__{name},{rest}")])
         except PrometheusApiClientException as error:
             raise RetryLater(f"Prometheus refused the memory query: {error}"[:500]) from None
+        except requests.TooManyRedirects:
+            raise RetryLater("the address of Prometheus redirects elsewhere: name the one that answers") from None
         except requests.RequestException as error:
             raise RetryLater(f"Prometheus did not answer the memory query: {type(error).__name__}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise RetryLater(f"what answers for Prometheus is none: {type(error).__name__} in its answer") from None
+
+    def _asked(self, query: str) -> list[dict[str, Any]]:
+        answer: list[dict[str, Any]] = self._connection.custom_query(query, params={"timeout": f"{QUERY_SECONDS:.0f}s"})
+        return answer
 
 
 def readings(result: list[dict[str, Any]]) -> dict[str, Reading]:

@@ -9,18 +9,21 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kubernetes_asyncio.client import CoreV1Api
 
-from tidegate.adapters.configuration import configuration
+from tidegate.adapters.configuration import Configuration, configuration
 from tidegate.adapters.kube_pods import KubePods
-from tidegate.adapters.metrics_access import session
+from tidegate.adapters.metrics_access import MetricsServer
 from tidegate.adapters.pod_spec import pod_prefix, run_selector
 from tidegate.adapters.prometheus import MemoryReader
 from tidegate.control.runs import Request, foreseen, open_store, planned, policy
 from tidegate.control.steps import Control
 from tidegate.control.watch import Watch, Watched
 from tidegate.core import detector
+from tidegate.core.errors import FixConfig
 from tidegate.core.slot import Phase, RaiseAlert
 
 log = logging.getLogger(__name__)
@@ -44,6 +47,7 @@ class MemoryBreakerTrigger(BaseTrigger):
         store = await asyncio.to_thread(open_store, settings)
         run, plan = planned(await asyncio.to_thread(store.run, self.run_id), self.run_id)
         request = Request.from_json(run.request)
+        server = await metrics_server(settings)
         hook = AsyncKubernetesHook(conn_id=settings.kubernetes_conn_id)
         async with hook.get_conn() as connection:
             watch = Watch(
@@ -60,7 +64,7 @@ class MemoryBreakerTrigger(BaseTrigger):
                 store=store,
                 control=Control(store, policy(run, plan, settings)),
                 pods=KubePods(CoreV1Api(connection), settings.namespace),
-                reader=MemoryReader.at(settings.prometheus_url, session(settings)),
+                reader=MemoryReader.at(server.url, server.session(), exact_names=server.exact_names),
                 clock=time.time,
                 tell=_tell,
             )
@@ -73,6 +77,18 @@ class MemoryBreakerTrigger(BaseTrigger):
                 "acked": sum(state.acked for state in states),
             }
         )
+
+
+async def metrics_server(settings: Configuration) -> MetricsServer:
+    """The server that the settings name, or the Airflow connection that they point to."""
+    if settings.prometheus_conn_id is None:
+        return MetricsServer.of_settings(settings)
+    try:
+        connection = await BaseHook.aget_connection(settings.prometheus_conn_id)
+    except AirflowNotFoundException:
+        raise FixConfig(f"TIDEGATE_PROMETHEUS_CONN_ID: there is no connection {settings.prometheus_conn_id}") from None
+    # Airflow masks what it decodes, which on an event loop it must be awaited for.
+    return MetricsServer.of_connection(connection, await connection.aextra_dejson())
 
 
 def _tell(alert: RaiseAlert) -> None:
