@@ -18,7 +18,7 @@ from tidegate.control import closing, planning
 from tidegate.control.opening import UNKNOWN_VERSION, baseline_key, judge_input, open_run, source_of
 from tidegate.control.runs import SUSPECTS_BYTES, Request, assignment, policy
 from tidegate.control.runs import planned as planned_run
-from tidegate.core.baseline import FinishedRun
+from tidegate.core.baseline import BaselineKey, FinishedRun
 from tidegate.core.contract import GIB, MIB, ProbeReport, Quantiles, SourceKind, Suspect, TripCause, WorkerReport
 from tidegate.core.errors import FixConfig, NeedsHuman, RetryLater
 from tidegate.core.remedy import Measure
@@ -159,14 +159,14 @@ def test_a_run_resumes_one_of_its_own_job_by_the_id_that_airflow_shows(store: Ru
 # -- the volume --------------------------------------------------------------------------------------------------------
 
 
-def with_history(store: RunStore, images: int = 100) -> None:
+def with_history(store: RunStore, images: int = 100, *, key: BaselineKey | None = None, **lesson: Any) -> None:
     """Four weeks of nights of `images` images under the key that the next run will have."""
-    key = baseline_key(run(model_version="v1"))
+    key = key or baseline_key(run(model_version="v1"))
     for night in range(28):
         name = f"past/{night}"
         store.enter_run(run(name, source=SOURCE.model_copy(update={"job": f"old-{night}"})))
         at = NOW - (28 - night) * DAY_SECONDS
-        store.end_run(name, RunState.DONE, at, "{}", (key, FinishedRun(at=at, images=images + night % 3)))
+        store.end_run(name, RunState.DONE, at, "{}", (key, FinishedRun(at=at, images=images + night % 3, **lesson)))
 
 
 def judged(store: RunStore, total: int | None, request: Request | None = None, **changes: Any) -> Any:
@@ -387,6 +387,34 @@ def test_a_run_without_pods_is_summed_up_too(store: RunStore) -> None:
     summary = closing.summarise(run(), store, None, RunState.FAILED, NOW)
     assert (summary.acked, summary.maq, summary.limit_steps) == (0, 0.0, ())
     assert closing.in_words(summary, [])
+
+
+def test_a_report_without_history_says_so(store: RunStore) -> None:
+    words = closing.in_words(closing.summarise(ran(store), store, None, RunState.DONE, 1_000_240.0), [])
+    assert "peak against the same weekday: unknown: no history: 0 earlier runs" in words
+
+
+@pytest.mark.parametrize(("usual_gib", "verdict"), [(3, "usual"), (1, "unusual")])
+def test_a_peak_is_reported_against_its_weekday_and_against_the_forecast_side_by_side(
+    store: RunStore, usual_gib: int, verdict: str
+) -> None:
+    done = replace(ran(store), created_at=NOW)
+    with_history(store, key=baseline_key(done), peak_bytes=usual_gib * GIB)
+    summary = closing.summarise(done, store, None, RunState.DONE, NOW + 240)
+    weekday, forecast = closing.in_words(summary, []).splitlines()[-2:]
+    assert weekday.startswith(f"- peak against the same weekday: {verdict}: 3.00 GiB")
+    if summary.peak_by_forecast is None:
+        pytest.skip("Prophet is not installed here: scripts/setup control, or pip install 'tidegate[prophet]'")
+    assert forecast.startswith(f"- peak against the forecast: {verdict}: 3.00 GiB")
+
+
+def test_a_run_is_remembered_by_the_day_on_which_it_began(store: RunStore) -> None:
+    done = ran(store)
+    a_day_later = done.created_at + DAY_SECONDS
+    closing.close(done, store, closing.summarise(done, store, counted(), RunState.DONE, a_day_later), None, a_day_later)
+    learnt = store.baseline(baseline_key(done))
+    assert learnt is not None
+    assert [sample.at for sample in learnt.recent] == [done.created_at]
 
 
 def test_only_a_run_that_is_done_teaches_and_a_repeated_report_teaches_nothing_more(store: RunStore) -> None:

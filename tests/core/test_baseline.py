@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tidegate.adapters import prophet_forecast
 from tidegate.core.baseline import (
     RECENT_RUNS,
     Baseline,
@@ -24,7 +21,7 @@ from tidegate.core.baseline import (
     Sample,
 )
 from tidegate.core.contract import GIB
-from tidegate.core.errors import ContractMismatch, FixConfig
+from tidegate.core.errors import ContractMismatch
 from tidegate.core.volume import Verdict, judge_peak, judge_volume, robust_z, weekday
 
 DAY = 86_400.0
@@ -217,16 +214,3 @@ def test_a_z_score_moves_with_its_history(history: list[float], shift: float) ->
 def test_a_z_score_of_nothing_is_refused_by_name(history: list[float], least: float, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         robust_z(1.0, history, least)
-
-
-@pytest.mark.skipif(find_spec("prophet") is not None, reason="Prophet is installed")
-def test_the_seasonal_model_says_how_to_install_it_where_it_is_missing() -> None:
-    with pytest.raises(FixConfig, match=re.escape("tidegate[prophet]")):
-        prophet_forecast.judge_volume(10_000, MONDAY + 60 * DAY, nights(*[1000] * 60))
-
-
-@pytest.mark.skipif(find_spec("prophet") is None, reason="Prophet is not installed (extra tidegate[prophet])")
-def test_the_seasonal_model_finds_ten_times_the_usual_unusual() -> None:
-    steady = nights(*[1000 + night % 7 for night in range(60)])
-    assert prophet_forecast.judge_volume(10_000, MONDAY + 60 * DAY, steady).verdict is Verdict.UNUSUAL
-    assert prophet_forecast.judge_volume(1000, MONDAY + 60 * DAY, steady[:5]).verdict is Verdict.UNKNOWN

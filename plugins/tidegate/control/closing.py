@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from tidegate.adapters import prophet_forecast
 from tidegate.adapters.run_store import Attempt, Run, RunState, RunStore, StoredTrip
 from tidegate.adapters.sources import JobCount, JobStanding
 from tidegate.control.opening import baseline_key
@@ -14,6 +15,7 @@ from tidegate.core.contract import GIB, ProbeReport
 from tidegate.core.errors import NeedsHuman, RetryLater
 from tidegate.core.remedy import RemedyKind
 from tidegate.core.slot import Phase, SlotState
+from tidegate.core.volume import Judgement, judge_peak
 
 HOUR_SECONDS: Final = 3600.0
 #: What the seed's operators gave a worker before anything was measured; costs are compared with it.
@@ -47,6 +49,9 @@ class Summary:
     maq: float
     allocated_gib_hours: float
     static_gib_hours: float
+    #: The peak held against earlier runs, in words; by the forecast only where Prophet is installed.
+    peak_by_weekday: str
+    peak_by_forecast: str | None
 
 
 def verify(count: JobCount, states: list[SlotState]) -> str:
@@ -71,6 +76,8 @@ def summarise(run: Run, store: RunStore, count: JobCount | None, state: RunState
     attempts = store.attempts(run.run_id)
     trips = store.trips(run.run_id)
     used, allocated = _memory_time(attempts, now)
+    peak_bytes = max((each.report.peak_bytes for each in attempts if each.report), default=0)
+    by_weekday, by_forecast = _judged(run, store, peak_bytes)
     running = sum((each.ended_at or now) - each.created_at for each in attempts) / HOUR_SECONDS
     return Summary(
         run_id=run.run_id,
@@ -86,25 +93,43 @@ def summarise(run: Run, store: RunStore, count: JobCount | None, state: RunState
         oom_kills=sum(each.end == "oom" for each in attempts),
         limit_steps=_limit_steps(attempts),
         planned_bytes=run.plan.limit_bytes if run.plan else 0,
-        peak_bytes=max((each.report.peak_bytes for each in attempts if each.report), default=0),
+        peak_bytes=peak_bytes,
         images_redone=sum(_unanswered(each) for each in attempts),
         pause_seconds=round(_pauses(attempts), 1),
         wall_seconds=round(now - run.created_at, 1),
         maq=round(used / allocated, 3) if allocated else 0.0,
         allocated_gib_hours=round(allocated, 3),
         static_gib_hours=round(STATIC_LIMIT_BYTES / GIB * running, 3),
+        peak_by_weekday=by_weekday,
+        peak_by_forecast=by_forecast,
     )
+
+
+def _judged(run: Run, store: RunStore, peak_bytes: int) -> tuple[str, str | None]:
+    if not peak_bytes:
+        return "unknown: no pod has told its peak", None
+    baseline = store.baseline(baseline_key(run))
+    recent = baseline.recent if baseline else ()
+    by_weekday = _told(judge_peak(peak_bytes, run.created_at, recent))
+    if not prophet_forecast.is_installed():
+        return by_weekday, None
+    return by_weekday, _told(prophet_forecast.judge_peak(peak_bytes, run.created_at, recent))
+
+
+def _told(judgement: Judgement) -> str:
+    return f"{judgement.verdict}: {judgement.reason}"
 
 
 def close(run: Run, store: RunStore, summary: Summary, report: ProbeReport | None, now: float) -> None:
     """Store the summary; a healthy run teaches its baseline."""
-    lesson = (baseline_key(run), _lesson(run, summary, report, now)) if summary.state == RunState.DONE else None
+    lesson = (baseline_key(run), _lesson(run, summary, report)) if summary.state == RunState.DONE else None
     store.end_run(run.run_id, RunState(summary.state), now, json.dumps(asdict(summary)), lesson)
 
 
-def _lesson(run: Run, summary: Summary, report: ProbeReport | None, now: float) -> FinishedRun:
+def _lesson(run: Run, summary: Summary, report: ProbeReport | None) -> FinishedRun:
     return FinishedRun(
-        at=now,
+        # Its beginning, as inputs and peaks are judged by: a night's run ends on another weekday.
+        at=run.created_at,
         images=summary.images or summary.acked,
         runtime_seconds=summary.wall_seconds,
         oom_kills=summary.oom_kills,
@@ -141,7 +166,10 @@ def in_words(summary: Summary, trips: list[StoredTrip]) -> str:
         f" {summary.oom_kills} OOM kills), paused {summary.pause_seconds:.0f} s of {summary.wall_seconds:.0f} s",
         f"- memory time: {summary.allocated_gib_hours:.2f} GiB-hours allocated, {summary.maq:.0%} used; a static"
         f" {STATIC_LIMIT_BYTES // GIB} GiB would have held {summary.static_gib_hours:.2f} ({saved:.0%} saved)",
+        f"- peak against the same weekday: {summary.peak_by_weekday}",
     ]
+    if summary.peak_by_forecast is not None:
+        lines.append(f"- peak against the forecast: {summary.peak_by_forecast}")
     for stored in trips:
         lines += [
             "",

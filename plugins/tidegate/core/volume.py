@@ -28,7 +28,7 @@ _MAD_TO_SIGMA: Final = 0.6745
 #: A history without any spread would make every change infinitely odd; 2 % is taken for its spread.
 _LEAST_LOG_SPREAD: Final = 0.02
 
-_WEEKDAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+WEEKDAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 class Verdict(StrEnum):
@@ -85,7 +85,7 @@ def _judge(
     earlier = [(when, each) for when, each in history if when < at]
     same_day = [each for when, each in earlier if weekday(when) == weekday(at)]
     if len(same_day) >= SAME_WEEKDAY_RUNS:
-        base, known = f"the last {len(same_day)} runs on a {_WEEKDAYS[weekday(at)]}", same_day
+        base, known = f"the last {len(same_day)} runs on a {WEEKDAYS[weekday(at)]}", same_day
     elif len(earlier) >= ALL_DAYS_RUNS:
         base, known = f"the last {len(earlier)} runs on any day", [each for _, each in earlier]
     else:
