@@ -160,6 +160,14 @@ def test_two_runs_share_neither_names_nor_selectors() -> None:
     assert run_selector("a") != run_selector("b")
 
 
+def test_a_gpu_can_be_asked_for_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_GPUS", "1")
+    assert Configuration().gpus == 1
+    monkeypatch.setenv("TIDEGATE_GPUS", "2")
+    with pytest.raises(ValueError, match="gpus"):
+        Configuration()
+
+
 def test_a_gpu_is_asked_for_only_where_configured() -> None:
     assert "nvidia.com/gpu" not in container(composed())["resources"]["limits"]
     resources = container(composed(gpus=1))["resources"]
