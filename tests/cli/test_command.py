@@ -14,7 +14,7 @@ import pytest
 from tests.adapters.examples import RUN_ID, SOURCE, attempt, moved, planned, run, the_slot, trip
 
 from tidegate.adapters.configuration import configuration
-from tidegate.adapters.run_store import JobTaken, RunState, RunStore, StoredTrip
+from tidegate.adapters.run_store import JobTaken, RunState, RunStore, StoredTrip, tables
 from tidegate.cli.command import main
 from tidegate.core.baseline import BaselineKey, FinishedRun
 from tidegate.core.contract import GIB, MIB, ExitCode
@@ -237,7 +237,7 @@ def python_m_tidegate(url: str, *arguments: str) -> subprocess.CompletedProcess[
 def test_the_schema_is_made_by_upgrade_and_the_module_is_a_command(url: str, tmp_path: Path) -> None:
     done = python_m_tidegate(url, "db", "upgrade")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{url} has schema 0001\n"
+    assert done.stdout == f"{url} has schema {tables.NEWEST_REVISION}\n"
     assert (tmp_path / "runs.sqlite").exists()
 
 

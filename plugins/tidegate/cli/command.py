@@ -24,8 +24,9 @@ from tidegate.adapters.kube_pods import quantity_bytes
 from tidegate.cli import changes, text
 from tidegate.control import record
 from tidegate.control.runs import open_store
-from tidegate.core.contract import ExitCode
+from tidegate.core.contract import EXPORTER_PORT, ExitCode
 from tidegate.core.errors import FixConfig, RetryLater, TidegateError
+from tidegate.exporter.server import serve
 
 _CODES: Final = {FixConfig: ExitCode.CONFIGURATION, RetryLater: ExitCode.DRAINED}
 
@@ -33,6 +34,9 @@ _CODES: Final = {FixConfig: ExitCode.CONFIGURATION, RetryLater: ExitCode.DRAINED
 def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     try:
+        if asked.command == "exporter":
+            serve(open_store(configuration()), configuration(), asked.host, asked.port)
+            return 0
         answer = _answer(asked)
     except TidegateError as error:
         print(f"tidegate: {' '.join(str(error).split())}", file=sys.stderr)
@@ -88,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     reset.add_argument("--limit", type=_size, metavar="SIZE", help="limit of the next pod, such as 8Gi")
     reset.add_argument("--slot", type=int, metavar="N", help="this slot alone (default: every locked-out one)")
     reset.add_argument("--by", default=_user(), metavar="NAME", help="who decided (default: %(default)s)")
+
+    exporter = commands.add_parser("exporter", help="serve what the run store knows to Prometheus")
+    exporter.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="bind here (default: %(default)s)")
+    exporter.add_argument("--port", type=int, default=EXPORTER_PORT, metavar="N", help="port (default: %(default)s)")
 
     database = commands.add_parser("db", help="the run store's database")
     database.add_subparsers(dest="verb", required=True, metavar="VERB").add_parser(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from tidegate.adapters import prophet_forecast
@@ -50,8 +50,20 @@ class Summary:
     allocated_gib_hours: float
     static_gib_hours: float
     #: The peak held against earlier runs, in words; by the forecast only where Prophet is installed.
-    peak_by_weekday: str | None = None
-    peak_by_forecast: str | None = None
+    peak_by_weekday: str
+    peak_by_forecast: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the pods of a run have told by now; the exporter reads it while the run goes on."""
+
+    acked: int
+    quarantined: int
+    peak_bytes: int
+    images_redone: int
+    maq: float
+    allocated_gib_hours: float
 
 
 def verify(count: JobCount, states: list[SlotState]) -> str:
@@ -72,18 +84,31 @@ def verify(count: JobCount, states: list[SlotState]) -> str:
     )
 
 
+def measure(attempts: list[Attempt], now: float) -> Measured:
+    used, allocated = _memory_time(attempts, now)
+    return Measured(
+        acked=sum(each.report.acked for each in attempts if each.report),
+        quarantined=sum(each.report.quarantined for each in attempts if each.report),
+        peak_bytes=max((each.report.peak_bytes for each in attempts if each.report), default=0),
+        images_redone=sum(_unanswered(each) for each in attempts),
+        maq=round(used / allocated, 3) if allocated else 0.0,
+        allocated_gib_hours=round(allocated, 3),
+    )
+
+
 def summarise(run: Run, store: RunStore, count: JobCount | None, state: RunState, now: float) -> Summary:
     attempts = store.attempts(run.run_id)
     trips = store.trips(run.run_id)
-    used, allocated = _memory_time(attempts, now)
+    measured = measure(attempts, now)
+    by_weekday, by_forecast = _judged(run, store, measured.peak_bytes)
     running = sum((each.ended_at or now) - each.created_at for each in attempts) / HOUR_SECONDS
     return Summary(
         run_id=run.run_id,
         state=state.value,
         images=count.total if count else None,
-        acked=_acked(attempts, count),
+        acked=_acked(measured, count),
         failed=sum(each.report.failed for each in attempts if each.report),
-        quarantined=sum(each.report.quarantined for each in attempts if each.report),
+        quarantined=measured.quarantined,
         attempts=len(attempts),
         trips=len(trips),
         resizes=sum(each.remedy == RemedyKind.RESIZE for each in trips),
@@ -91,27 +116,27 @@ def summarise(run: Run, store: RunStore, count: JobCount | None, state: RunState
         oom_kills=sum(each.end == "oom" for each in attempts),
         limit_steps=_limit_steps(attempts),
         planned_bytes=run.plan.limit_bytes if run.plan else 0,
-        peak_bytes=max((each.report.peak_bytes for each in attempts if each.report), default=0),
-        images_redone=sum(_unanswered(each) for each in attempts),
+        peak_bytes=measured.peak_bytes,
+        images_redone=measured.images_redone,
         pause_seconds=round(_pauses(attempts), 1),
         wall_seconds=round(now - run.created_at, 1),
-        maq=round(used / allocated, 3) if allocated else 0.0,
-        allocated_gib_hours=round(allocated, 3),
+        maq=measured.maq,
+        allocated_gib_hours=measured.allocated_gib_hours,
         static_gib_hours=round(STATIC_LIMIT_BYTES / GIB * running, 3),
+        peak_by_weekday=by_weekday,
+        peak_by_forecast=by_forecast,
     )
 
 
-def with_judged_peak(summary: Summary, run: Run, store: RunStore) -> Summary:
-    """The summary with its peak held against earlier runs; a forecast takes seconds, so this is for ended runs."""
-    if not summary.peak_bytes:
-        return summary
+def _judged(run: Run, store: RunStore, peak_bytes: int) -> tuple[str, str | None]:
+    if not peak_bytes:
+        return "unknown: no pod has told its peak", None
     baseline = store.baseline(baseline_key(run))
     recent = baseline.recent if baseline else ()
-    by_weekday = _told(judge_peak(summary.peak_bytes, run.created_at, recent))
+    by_weekday = _told(judge_peak(peak_bytes, run.created_at, recent))
     if not prophet_forecast.is_installed():
-        return replace(summary, peak_by_weekday=by_weekday)
-    by_forecast = _told(prophet_forecast.judge_peak(summary.peak_bytes, run.created_at, recent))
-    return replace(summary, peak_by_weekday=by_weekday, peak_by_forecast=by_forecast)
+        return by_weekday, None
+    return by_weekday, _told(prophet_forecast.judge_peak(peak_bytes, run.created_at, recent))
 
 
 def _told(judgement: Judgement) -> str:
@@ -164,9 +189,10 @@ def in_words(summary: Summary, trips: list[StoredTrip]) -> str:
         f" {summary.oom_kills} OOM kills), paused {summary.pause_seconds:.0f} s of {summary.wall_seconds:.0f} s",
         f"- memory time: {summary.allocated_gib_hours:.2f} GiB-hours allocated, {summary.maq:.0%} used; a static"
         f" {STATIC_LIMIT_BYTES // GIB} GiB would have held {summary.static_gib_hours:.2f} ({saved:.0%} saved)",
+        f"- peak against the same weekday: {summary.peak_by_weekday}",
     ]
-    judges = (("same weekday", summary.peak_by_weekday), ("forecast", summary.peak_by_forecast))
-    lines += [f"- peak against the {name}: {words}" for name, words in judges if words is not None]
+    if summary.peak_by_forecast is not None:
+        lines.append(f"- peak against the forecast: {summary.peak_by_forecast}")
     for stored in trips:
         lines += [
             "",
@@ -177,11 +203,11 @@ def in_words(summary: Summary, trips: list[StoredTrip]) -> str:
     return "\n".join(lines)
 
 
-def _acked(attempts: list[Attempt], count: JobCount | None) -> int:
+def _acked(measured: Measured, count: JobCount | None) -> int:
     """The source's own count, which knows of the probe's images too; the pods' where the source is silent."""
     if count is not None and count.done is not None:
         return count.done - (count.failed or 0)
-    return sum(each.report.acked for each in attempts if each.report)
+    return measured.acked
 
 
 def _memory_time(attempts: list[Attempt], now: float) -> tuple[float, float]:

@@ -56,7 +56,10 @@ def resolve(params: Mapping[str, Any], *, dag_id: str, dag_run_id: str) -> str:
         now=now,
         configuration=settings,
     )
-    judgement = opening.judge_input(run, count(run.source, settings), store, now)
+    counted = count(run.source, settings)
+    # Before the judgement, which may hold the run: what it was held for is shown with it.
+    store.save_offer(run.run_id, counted.total)
+    judgement = opening.judge_input(run, counted, store, now)
     log.info("input volume is %s: %s", judgement.verdict, judgement.reason)
     return run.run_id
 
@@ -112,7 +115,7 @@ def report(run_id: str) -> Outcome:
         log.warning("the source was not asked: %s", error)
         counted = None
     state = _state(run, store, counted)
-    summary = closing.with_judged_peak(closing.summarise(run, store, counted, state, now), run, store)
+    summary = closing.summarise(run, store, counted, state, now)
     closing.close(run, store, summary, store.probe_report(run_id), now)
     words = closing.in_words(summary, store.trips(run_id))
     log.info("%s", words)

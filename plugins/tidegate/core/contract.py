@@ -30,6 +30,7 @@ PLAN_ENV: Final = "TIDEGATE_PLAN"
 #: The kubelet keeps this much of /dev/termination-log.
 TERMINATION_MESSAGE_BYTES: Final = 4096
 METRICS_PORT: Final = 9464
+EXPORTER_PORT: Final = 9465
 #: How operators mark worker pods and how scrapers, the chart and people find them.
 WORKER_LABELS: Final = {"app.kubernetes.io/name": "tidegate", "app.kubernetes.io/component": "worker"}
 
@@ -93,7 +94,10 @@ class Metric:
     STAGE_SECONDS: Final = "tidegate_stage_seconds"
     STAGE_OCCUPANCY: Final = "tidegate_stage_occupancy"
     STAGING_BYTES: Final = "tidegate_staging_bytes"
+    #: What is answered stays on disk while there is room, so a budget that is used up is no trouble; a full disk is.
     STAGING_BUDGET: Final = "tidegate_staging_budget_bytes"
+    STAGING_DISK_FREE: Final = "tidegate_staging_disk_free_bytes"
+    STAGING_DISK: Final = "tidegate_staging_disk_bytes"
     OPEN_FDS: Final = "tidegate_open_fds"
     MAX_FDS: Final = "tidegate_max_fds"
     GPU_MEMORY: Final = "tidegate_gpu_memory_bytes"
@@ -114,7 +118,7 @@ class StoreMetric:
     BREAKER_STATE: Final = "tidegate_breaker_state"
     #: When the breaker last had fresh samples of the slot, or knew that there was nothing to see.
     BREAKER_SEEN_AT: Final = "tidegate_breaker_seen_timestamp_seconds"
-    #: When it last tripped, by label `cause`.
+    #: When it last tripped, by label `cause`; with generation and node of the pod that it tripped on.
     BREAKER_TRIP_AT: Final = "tidegate_breaker_trip_timestamp_seconds"
     #: How long the memory limit was still away at that trip.
     BREAKER_LEAD_SECONDS: Final = "tidegate_breaker_lead_seconds"
@@ -126,6 +130,7 @@ class StoreMetric:
     SLOT_PAUSED_SECONDS: Final = "tidegate_slot_paused_seconds"
     #: Judged from how the pods ended: restart counters know nothing of pods that never restart.
     SLOT_OOM_KILLS: Final = "tidegate_slot_oom_kills_total"
+    #: With generation and node of the pod that was killed.
     SLOT_OOM_KILL_AT: Final = "tidegate_slot_oom_kill_timestamp_seconds"
 
     # By run_id.

@@ -54,13 +54,19 @@ def weekday(at: float) -> int:
 
 def robust_z(value: float, history: Sequence[float], least_spread: float) -> float:
     """How many robust standard deviations `value` lies from the median of `history`, which outliers cannot move."""
+    centre, sigma = _robust(history, least_spread)
+    return (value - centre) / sigma
+
+
+def _robust(history: Sequence[float], least_spread: float) -> tuple[float, float]:
+    """The median of `history` and its robust standard deviation."""
     if least_spread <= 0:
         raise ValueError("least_spread must be positive: a steady history has a spread of zero")
     if not history:
         raise ValueError("history must hold at least one value")
     centre = median(history)
     deviation = median(abs(each - centre) for each in history)
-    return _MAD_TO_SIGMA * (value - centre) / max(deviation, least_spread)
+    return centre, max(deviation, least_spread) / _MAD_TO_SIGMA
 
 
 def judge_volume(images: int, at: float, recent: Sequence[Sample]) -> Judgement:
@@ -75,6 +81,34 @@ def judge_peak(peak_bytes: int, at: float, recent: Sequence[Sample]) -> Judgemen
     return _judge(peak_bytes, at, history, PEAK_FACTOR, lambda size: f"{size / 2**30:.2f} GiB")
 
 
+@dataclass(frozen=True, slots=True)
+class UsualPeak:
+    """What earlier runs lead one to expect, for judging a peak while it grows: z is (ln peak - ln median) / spread."""
+
+    median_bytes: float
+    log_spread: float
+
+
+def usual_peak(at: float, recent: Sequence[Sample]) -> UsualPeak | None:
+    """The peak that is usual at `at`; None where there is too little history."""
+    known, _ = _comparable(at, [(sample.at, sample.peak_bytes) for sample in recent if sample.peak_bytes is not None])
+    if not known:
+        return None
+    centre, sigma = _robust([math.log1p(each) for each in known], _LEAST_LOG_SPREAD)
+    return UsualPeak(median_bytes=math.expm1(centre), log_spread=sigma)
+
+
+def _comparable(at: float, history: Sequence[tuple[float, float]]) -> tuple[list[float], str]:
+    """Values of the same weekday or, where those are few, of any day, with their name; none where those are few too."""
+    earlier = [(when, each) for when, each in history if when < at]
+    same_day = [each for when, each in earlier if weekday(when) == weekday(at)]
+    if len(same_day) >= SAME_WEEKDAY_RUNS:
+        return same_day, f"the last {len(same_day)} runs on a {WEEKDAYS[weekday(at)]}"
+    if len(earlier) >= ALL_DAYS_RUNS:
+        return [each for _, each in earlier], f"the last {len(earlier)} runs on any day"
+    return [], f"no history: {len(earlier)} earlier runs, {ALL_DAYS_RUNS} are needed for a comparison"
+
+
 def _judge(
     value: float,
     at: float,
@@ -82,16 +116,9 @@ def _judge(
     material_factor: float,
     in_words: Callable[[float], str],
 ) -> Judgement:
-    earlier = [(when, each) for when, each in history if when < at]
-    same_day = [each for when, each in earlier if weekday(when) == weekday(at)]
-    if len(same_day) >= SAME_WEEKDAY_RUNS:
-        base, known = f"the last {len(same_day)} runs on a {WEEKDAYS[weekday(at)]}", same_day
-    elif len(earlier) >= ALL_DAYS_RUNS:
-        base, known = f"the last {len(earlier)} runs on any day", [each for _, each in earlier]
-    else:
-        return Judgement(
-            Verdict.UNKNOWN, f"no history: {len(earlier)} earlier runs, {ALL_DAYS_RUNS} are needed for a comparison"
-        )
+    known, base = _comparable(at, history)
+    if not known:
+        return Judgement(Verdict.UNKNOWN, base)
     # Sizes differ by factors, not by sums: a tenth is as odd as tenfold.
     z = robust_z(math.log1p(value), [math.log1p(each) for each in known], _LEAST_LOG_SPREAD)
     usual = median(known)

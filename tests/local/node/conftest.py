@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,11 +76,10 @@ class Stack:
         return done.stdout
 
 
-def started(workdir: Path, *options: str, paths: Sequence[Path] = ()) -> Stack:
-    """A pod API on `workdir`, or a skip that says why none can run here; `paths` are more that its image reads."""
+def started(workdir: Path, *options: str) -> Stack:
+    """A pod API on `workdir`, or a skip that says why none can run here."""
     table = workdir.parent / "table.yaml"
-    image = {"python": sys.prefix, "paths": [str(path) for path in paths]}
-    table.write_text(json.dumps({"images": {"python:*": image}}))
+    table.write_text(f'images: {{"python:*": {{python: "{sys.prefix}"}}}}\n')
     try:
         api = PodApiProcess.start(workdir, "--images", str(table), "--memory", "2Gi", *options)
     except FixConfig as error:
@@ -103,8 +101,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
     """Starts pod APIs on one work folder, one after the other; the last is stopped at the end."""
     stacks: list[Stack] = []
 
-    def start(*options: str, **table: Any) -> Stack:
-        stacks.append(started(tmp_path / "work", *options, **table))
+    def start(*options: str) -> Stack:
+        stacks.append(started(tmp_path / "work", *options))
         return stacks[-1]
 
     yield start

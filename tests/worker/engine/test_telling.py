@@ -22,6 +22,8 @@ from tidegate_worker.engine import Engine
 from tidegate_worker.journal import Journal
 from tidegate_worker.metrics import MetricsServer
 from tidegate_worker.pipeline.drain import Drain
+from tidegate_worker.pipeline.lease import Ledger
+from tidegate_worker.ports import Task
 
 
 def scraped(port: int) -> dict[str, float]:
@@ -54,16 +56,32 @@ def test_every_series_of_the_contract_is_served_under_its_exact_name(tmp_path: P
     finally:
         server.close()
     plain = {name.split("[")[0].removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in values}
-    promised = {value for name, value in vars(Metric).items() if name.isupper()} - {Metric.GPU_MEMORY}
+    # At the end no lease is held that could run out.
+    absent = {Metric.GPU_MEMORY, Metric.LEASE_REMAINING_SECONDS}
+    promised = {value for name, value in vars(Metric).items() if name.isupper()} - absent
     assert promised <= plain
+    assert not plain & absent
     assert values[Metric.IMAGES_ACKED] == 9
     assert values[Metric.IMAGES_FAILED] == 1
     assert values[Metric.IMAGES_LEASED] == 0
     assert values[f"{Metric.STAGE_SECONDS}_count[stage=decode]"] == 8
     assert values[f"{Metric.STAGE_SECONDS}_bucket[le=+Inf][stage=decode]"] == 8
-    facts = "[job=job-1][model_version=1][node=node-7][pipeline=stub][run_id=run-1]"
+    facts = "[generation=1][job_id=job-1][model_version=1][node=node-7][pipeline=stub][run_id=run-1][slot=0]"
     assert values[Metric.RUN_INFO + facts] == 1
     assert not any("run_id" in name for name in values if not name.startswith(Metric.RUN_INFO)), "run facts on a series"
+
+
+def test_the_lease_that_runs_out_first_is_known_while_it_is_held() -> None:
+    ledger = Ledger()
+    assert ledger.next_expires_at() is None
+    ledger.add(Task(image_id="of a manifest", url="http://a"), alone=False)
+    assert ledger.next_expires_at() is None
+    soon = ledger.add(Task(image_id="soon", url="http://b", expires_at=100.0), alone=False)
+    ledger.add(Task(image_id="late", url="http://c", expires_at=300.0), alone=False)
+    assert ledger.next_expires_at() == 100.0
+    assert soon is not None
+    ledger.forget(soon)
+    assert ledger.next_expires_at() == 300.0
 
 
 def test_a_metrics_port_that_is_taken_is_a_setting_to_change(tmp_path: Path) -> None:

@@ -105,6 +105,9 @@ class EngineCollector(Collector):
             yield _gauge(Name.LEASE_REMAINING_SECONDS, "Until the first lease that is not acked runs out.", left)
         yield _gauge(Name.STAGING_BYTES, "Image files on disk.", self._engine.staging.used_bytes)
         yield _gauge(Name.STAGING_BUDGET, "What image files may take on disk.", self._engine.staging.budget_bytes)
+        free, total = self._engine.staging.disk()
+        yield _gauge(Name.STAGING_DISK_FREE, "Free bytes of the disk that image files lie on.", free)
+        yield _gauge(Name.STAGING_DISK, "Size of that disk.", total)
 
     def _stages(self) -> Iterator[Metric]:
         seconds = HistogramMetricFamily(Name.STAGE_SECONDS, "Seconds an image takes in a stage.", labels=["stage"])

@@ -83,6 +83,12 @@ class Staging:
     def used_bytes(self) -> int:
         return sum(list(self._used.values()))
 
+    def disk(self) -> tuple[int, int]:
+        """Free and total bytes of the disk that it is on."""
+        # Not of the folder of this boot, which is gone once this is closed.
+        usage = shutil.disk_usage(self._directory.parent)
+        return usage.free, usage.total
+
     def store(self, key: str, write: Callable[[BinaryIO], int], cancelled: Callable[[], bool]) -> StagedFile | None:
         """The file of `key`, found again or written by `write`; None if `cancelled` while waiting for room.
 

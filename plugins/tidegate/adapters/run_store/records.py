@@ -36,6 +36,8 @@ class Run:
     plan: Plan | None = None
     #: The end report, as JSON.
     summary: str | None = None
+    #: What its source had when it began; None where it did not tell.
+    images_offered: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ class StoredSlot:
 
     state: SlotState
     revision: int
+    changed_at: float | None = None
+    #: When the breaker last had fresh samples of it, or knew that there was nothing to see.
+    seen_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,15 @@ Not here: what to write (`core`), when (`control`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import sqlalchemy as sa
 
-from tidegate.adapters.run_store import tables
+from tidegate.adapters.run_store import tables, totals
 from tidegate.adapters.run_store.database import Database
 from tidegate.adapters.run_store.records import Attempt, Run, RunState, StoredSlot, StoredTrip
+from tidegate.adapters.run_store.totals import Totals
 from tidegate.core.baseline import Baseline, BaselineKey, FinishedRun
 from tidegate.core.contract import Plan, ProbeReport, Source, Suspect, Trip, WorkerReport
 from tidegate.core.errors import FixConfig, NeedsHuman, RetryLater
@@ -109,13 +110,27 @@ class RunStore:
         with self._database.reading() as connection:
             return [_run(row) for row in connection.execute(query)]
 
+    def recent_runs(self, ended_after: float) -> list[Run]:
+        """Those that run and those that ended since; the newest first."""
+        is_recent = sa.or_(tables.runs.c.state == RunState.RUNNING.value, tables.runs.c.ended_at >= ended_after)
+        query = sa.select(tables.runs).where(is_recent).order_by(tables.runs.c.created_at.desc())
+        with self._database.reading() as connection:
+            return [_run(row) for row in connection.execute(query)]
+
+    def totals(self) -> Totals:
+        with self._database.reading() as connection:
+            return totals.read(connection)
+
     def save_plan(self, run_id: str, plan: Plan, slots: Sequence[SlotState] = ()) -> None:
         """Store the plan with the first state of every slot; a slot that is stored already stays as it is."""
         with self._database.writing() as connection:
             _update_run(connection, run_id, plan=plan.to_json(), model_version=plan.model_version)
             for state in slots:
-                row = {**_slot_row(state), "revision": 0}
+                row = {**_slot_row(state), "revision": 0, "changed_at": time.time()}
                 connection.execute(self._database.insert(tables.slots).values(row).on_conflict_do_nothing())
+
+    def save_offer(self, run_id: str, images: int | None) -> None:
+        self._update_run(run_id, images_offered=images)
 
     def save_probe_report(self, run_id: str, report: ProbeReport) -> None:
         self._update_run(run_id, probe_report=report.to_json())
@@ -185,7 +200,7 @@ class RunStore:
                     tables.slots.c.slot == after.slot,
                     tables.slots.c.revision == before.revision,
                 )
-                .values({**_slot_row(after), "revision": before.revision + 1})
+                .values({**_slot_row(after), "revision": before.revision + 1, "changed_at": time.time()})
             )
             if changed.rowcount != 1:
                 raise Conflict(f"slot {after.slot} of {after.run_id} has moved on from revision {before.revision}")
@@ -207,6 +222,13 @@ class RunStore:
                 self._note_suspects(connection, attempt.run_id, attempt.pod_uid, struck, cleared)
         return StoredSlot(after, before.revision + 1)
 
+    def saw(self, run_id: str, at_by_slot: Mapping[int, float]) -> None:
+        """Note when the breaker last saw each slot; whoever advances a slot meanwhile is not disturbed."""
+        with self._database.writing() as connection:
+            for slot, at in at_by_slot.items():
+                mine = sa.update(tables.slots).where(tables.slots.c.run_id == run_id, tables.slots.c.slot == slot)
+                connection.execute(mine.values(seen_at=at))
+
     # -- attempts, trips, suspects -------------------------------------------------------------------------------------
 
     def attempts(self, run_id: str, slot: int | None = None) -> list[Attempt]:
@@ -215,6 +237,12 @@ class RunStore:
             query = query.where(tables.attempts.c.slot == slot)
         with self._database.reading() as connection:
             return [_attempt(row) for row in connection.execute(query)]
+
+    def placed(self, pod_uid: str, node: str) -> None:
+        """Note the node of a pod, which nobody knew when it was created."""
+        with self._database.writing() as connection:
+            mine = sa.update(tables.attempts).where(tables.attempts.c.pod_uid == pod_uid)
+            connection.execute(mine.values(node=node))
 
     def trips(self, run_id: str) -> list[StoredTrip]:
         with self._database.reading() as connection:
@@ -269,9 +297,11 @@ class RunStore:
             row = connection.execute(sa.select(tables.baselines).filter_by(**key.model_dump())).one_or_none()
         return Baseline.from_json(row.baseline) if row else None
 
-    def baselines(self, pipeline: str) -> list[Baseline]:
-        """Of every model version and kind of job."""
-        query = sa.select(tables.baselines).filter_by(pipeline=pipeline).order_by(tables.baselines.c.updated_at.desc())
+    def baselines(self, pipeline: str | None = None) -> list[Baseline]:
+        """Of every model version and kind of job, of one pipeline or of all."""
+        query = sa.select(tables.baselines).order_by(tables.baselines.c.updated_at.desc())
+        if pipeline is not None:
+            query = query.where(tables.baselines.c.pipeline == pipeline)
         with self._database.reading() as connection:
             return [Baseline.from_json(row.baseline) for row in connection.execute(query)]
 
@@ -312,6 +342,7 @@ def _run_row(run: Run) -> dict[str, Any]:
         "ended_at": run.ended_at,
         "plan": run.plan.to_json() if run.plan else None,
         "summary": run.summary,
+        "images_offered": run.images_offered,
     }
 
 
@@ -344,7 +375,7 @@ def _slot_row(state: SlotState) -> dict[str, Any]:
 
 
 def _slot(row: sa.Row[Any]) -> StoredSlot:
-    return StoredSlot(SlotState.from_json(row.state), row.revision)
+    return StoredSlot(SlotState.from_json(row.state), row.revision, row.changed_at, row.seen_at)
 
 
 def _attempt_row(attempt: Attempt) -> dict[str, Any]:

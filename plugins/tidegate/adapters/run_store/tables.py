@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Column, Float, ForeignKeyConstraint, Index, I
 
 #: Where Alembic notes the revision of the schema, and the revision that this module describes.
 SCHEMA_TABLE: Final = "tidegate_schema"
-NEWEST_REVISION: Final = "0001"
+NEWEST_REVISION: Final = "0002"
 
 metadata = MetaData()
 
@@ -34,6 +34,8 @@ runs = Table(
     Column("summary", Text),
     # When the run taught its baseline.
     Column("taught_at", Float),
+    # How many images its source had when it began.
+    Column("images_offered", BigInteger),
     Index("tidegate_runs_by_job", "job", "created_at"),
     Index("tidegate_runs_by_pipeline", "pipeline", "created_at"),
 )
@@ -48,6 +50,9 @@ slots = Table(
     Column("generation", Integer, nullable=False),
     Column("phase", String(32), nullable=False),
     Column("state", Text, nullable=False),
+    Column("changed_at", Float),
+    # When the breaker last saw the slot; no part of its state, so it moves no revision.
+    Column("seen_at", Float),
     ForeignKeyConstraint(["run_id"], ["tidegate_runs.run_id"]),
 )
 
