@@ -28,6 +28,8 @@ RELAUNCH_SECONDS: Final = 30.0
 
 #: Linux takes 128 KiB in one environment variable; half of it leaves room for whatever else an assignment says.
 SUSPECTS_BYTES: Final = 64 * 1024
+#: A name each; more than a few are lost only where pods die again and again, and the source gives up the rest itself.
+MOST_STRANDED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,14 @@ def assignment(run: Run, plan: Plan, state: SlotState, store: RunStore) -> Assig
         grace_seconds=plan.grace_seconds,
         images_per_second=plan.images_per_second,
         suspects=most_suspect(store.suspects(run.source)),
+        stranded=_stranded(run, store),
     )
+
+
+def _stranded(run: Run, store: RunStore) -> tuple[str, ...]:
+    """What ended pods of this run held at its last delivery; a pod that finds it on its disk leases it again."""
+    reports = [each.report for each in store.attempts(run.run_id) if each.ended_at and each.report]
+    return tuple(dict.fromkeys(image for report in reports for image in report.stranded))[:MOST_STRANDED]
 
 
 def most_suspect(suspects: list[Suspect]) -> tuple[Suspect, ...]:

@@ -31,6 +31,8 @@ PLAN_ENV: Final = "TIDEGATE_PLAN"
 TERMINATION_MESSAGE_BYTES: Final = 4096
 METRICS_PORT: Final = 9464
 EXPORTER_PORT: Final = 9465
+#: An Antenna server delivers a task twice, and then never again. Manifests are delivered until they are answered.
+LAST_DELIVERY: Final = 2
 #: How operators mark worker pods and how scrapers, the chart and people find them.
 WORKER_LABELS: Final = {"app.kubernetes.io/name": "tidegate", "app.kubernetes.io/component": "worker"}
 
@@ -378,6 +380,8 @@ class Assignment(Payload):
     grace_seconds: Annotated[float, Field(ge=30)]
     images_per_second: Annotated[float, Field(ge=0)] = 0.0
     suspects: tuple[Suspect, ...] = ()
+    #: Images that earlier pods held at their last delivery when they ended: no lease may bring them any more.
+    stranded: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = ()
 
 
 class WorkerReport(Payload):
@@ -397,6 +401,8 @@ class WorkerReport(Payload):
     #: Leased and not answered: in flight while running, left behind when finished.
     in_flight: tuple[JournalEntry, ...] = ()
     in_flight_omitted: Count = 0
+    #: Held at its last delivery and not in flight: with the pod it is lost to a source that does not deliver it again.
+    held_last: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = ()
     limit_bytes: Bytes = 0
     floor_bytes: Bytes = 0
     peak_bytes: Bytes = 0
@@ -406,10 +412,20 @@ class WorkerReport(Payload):
     gate_closed_seconds: Seconds = 0.0
     job_complete: bool = False
 
+    @property
+    def stranded(self) -> tuple[str, ...]:
+        """Images that end with the pod, where its disk does: the source delivers them no more."""
+        last = (entry.image_id for entry in self.in_flight if entry.delivery >= LAST_DELIVERY)
+        return (*last, *self.held_last)
+
     def to_message(self, max_bytes: int = TERMINATION_MESSAGE_BYTES) -> bytes:
         """The report cut to a termination message: entries that do not fit are counted in `in_flight_omitted`."""
         kept = self
         while len(message := kept.to_json().encode()) > max_bytes:
+            if kept.held_last:
+                # What is left out here the source gives up by itself, later; suspects nobody else can name.
+                kept = kept.model_copy(update={"held_last": kept.held_last[: len(kept.held_last) // 2]})
+                continue
             entries = len(kept.in_flight)
             if entries > 1 or (entries and not kept.reason):
                 drop = max(1, entries * (len(message) - max_bytes) // len(message))

@@ -17,6 +17,7 @@ from tidegate_worker.policy.growth import Growth
 from tidegate_worker.policy.leasing import allowance, request
 from tidegate_worker.policy.rate import Rate
 from tidegate_worker.policy.suspicion import Handling, handling
+from tidegate_worker.policy.unreachable import Certain, certain
 
 LIMIT = 1 * GIB
 
@@ -310,3 +311,23 @@ def test_back_off_grows() -> None:
 )
 def test_the_failure_budget(failed: int, done: int, expected: bool) -> None:
     assert spent(failed, done, most_ratio=0.5, fewest_failures=10) is expected
+
+
+@pytest.mark.parametrize(
+    ("killers", "stranded", "remaining", "still", "answered"),
+    [
+        (1, 2, 3, 5.0, Certain.NOTHING),
+        (1, 2, 3, 20.0, Certain.ALL),
+        (1, 2, 2, 20.0, Certain.KILLERS),
+        (1, 2, 2, 400.0, Certain.KILLERS),
+        (1, 2, 9, 20.0, Certain.NOTHING),
+        (1, 2, 9, 400.0, Certain.ALL),
+        (1, 2, 0, 400.0, Certain.NOTHING),
+        (1, 2, None, 20.0, Certain.NOTHING),
+        (1, 2, None, 400.0, Certain.KILLERS),
+    ],
+)
+def test_only_what_nobody_else_can_hold_or_have_answered_is_answered_with_an_error(
+    killers: int, stranded: int, remaining: int | None, still: float, answered: Certain
+) -> None:
+    assert certain(killers, stranded, remaining, still, lease_seconds=300.0) is answered

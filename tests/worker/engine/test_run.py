@@ -206,16 +206,63 @@ def test_only_two_kills_with_one_of_them_alone_quarantine(
         assert "quarantined" in job.reason("image-3")
 
 
+KILLER = Suspect(image_id="gone", reply_subject="$JS.ACK.s.c.2.1.1.1.1", strikes=2, strikes_alone=1)
+
+
 def test_a_proven_killer_is_answered_though_it_is_never_leased_again(tmp_path: Path) -> None:
-    job = BedJob(tasks_of([*IMAGES]), expected=21)
-    killer = Suspect(image_id="gone", reply_subject="$JS.ACK.s.c.2.1.1.1.1", strikes=2, strikes_alone=1)
+    job = BedJob(tasks_of([*IMAGES]))
+    job.total = 21
     unproven = Suspect(image_id="perhaps", reply_subject="$JS.ACK.s.c.2.2.2.2.2", strikes=1)
     report = app.run(
-        assignment(suspects=(killer, unproven)), job, fetcher_of(IMAGES), BedPredictor(), settings(tmp_path)
+        assignment(suspects=(KILLER, unproven)),
+        job,
+        fetcher_of(IMAGES),
+        BedPredictor(),
+        settings(tmp_path, settle_seconds=0.3),
     )
     assert (report.acked, report.quarantined) == (21, 1)
     assert "quarantined" in job.reason("gone")
     assert all(answer.task.image_id != "perhaps" for answer in job.answers)
+
+
+def test_a_proven_killer_that_somebody_has_answered_gets_no_second_answer(tmp_path: Path) -> None:
+    job = BedJob(tasks_of([*IMAGES]))
+    report = app.run(
+        assignment(suspects=(KILLER,)), job, fetcher_of(IMAGES), BedPredictor(), settings(tmp_path, settle_seconds=0.0)
+    )
+    assert (report.acked, report.quarantined) == (20, 0)
+
+
+def test_what_killed_pods_held_for_the_last_time_is_answered_once_nothing_else_is_left(tmp_path: Path) -> None:
+    job = BedJob(tasks_of([*IMAGES]))
+    job.total = 22
+    stranded = ("lost-1", "lost-2", "image-3")
+    report = app.run(
+        assignment().model_copy(update={"stranded": stranded}),
+        job,
+        fetcher_of(IMAGES),
+        BedPredictor(),
+        settings(tmp_path, settle_seconds=0.3),
+    )
+    assert (report.acked, report.failed, report.quarantined, report.job_complete) == (22, 2, 2, True)
+    assert "retry of the job" in job.reason("lost-1")
+    # That one was leased after all.
+    assert not isinstance(job.outcome("image-3"), Failure)
+
+
+def test_the_journal_names_what_is_held_for_the_last_time_and_not_in_flight(tmp_path: Path) -> None:
+    told: set[str] = set()
+
+    def read_journal(_: Sequence[DecodedImage]) -> None:
+        words = json.loads((tmp_path / "termination-log").read_text())
+        told.update(words["held_last"])
+
+    tasks = [*tasks_of(["image-0", "image-1"], delivery=2, last_delivery=True), *tasks_of(["image-2"])]
+    images = {name: body for name, body in IMAGES.items() if name in ("image-0", "image-1", "image-2")}
+    app.run(assignment(), BedJob(tasks), fetcher_of(images), BedPredictor(on_predict=read_journal), settings(tmp_path))
+    # Alone means one after the other: while one is in flight the other is held.
+    assert told
+    assert told <= {"image-0", "image-1"}
 
 
 def test_an_image_above_the_cap_is_quarantined_and_says_what_it_needs(tmp_path: Path) -> None:

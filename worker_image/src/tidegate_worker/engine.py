@@ -12,7 +12,7 @@ import time
 from functools import partial
 from typing import Final
 
-from tidegate.core.contract import Assignment, ExitCode, WorkerReport
+from tidegate.core.contract import LAST_DELIVERY, Assignment, ExitCode, WorkerReport
 from tidegate.core.errors import FixConfig, RetryLater
 from tidegate_worker import allocator
 from tidegate_worker.cgroup import MemoryView, own_bytes
@@ -20,7 +20,7 @@ from tidegate_worker.journal import Journal
 from tidegate_worker.pipeline.drain import Drain
 from tidegate_worker.pipeline.flow import Flow
 from tidegate_worker.pipeline.inlet import Inlet
-from tidegate_worker.pipeline.lease import Ledger, Place, journal_entries
+from tidegate_worker.pipeline.lease import Ledger, Place, journal_entries, journal_id
 from tidegate_worker.pipeline.runtime import Crew, Stage
 from tidegate_worker.pipeline.settings import EngineSettings
 from tidegate_worker.pipeline.timing import Timing
@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 GATE_SECONDS: Final = 0.2
 _STEP_SECONDS: Final = 0.05
+#: Leased and not in flight yet.
+_AHEAD: Final = (Place.QUEUED, Place.STAGED, Place.PARKED)
 #: Kept of the grace period for the report and the exit itself.
 _EXIT_SECONDS: Final = 5.0
 _JOIN_SECONDS: Final = 2.0
@@ -148,6 +150,11 @@ class Engine:
             quarantined=tally.quarantined,
             redelivered=tally.redelivered,
             in_flight=journal_entries(listed),
+            held_last=tuple(
+                journal_id(lease.task)
+                for lease in (self.ledger.held(*_AHEAD) if ending is None else ())
+                if lease.task.delivery >= LAST_DELIVERY
+            ),
             limit_bytes=memory.reading.limit_bytes,
             floor_bytes=memory.floor_bytes,
             peak_bytes=memory.peak_bytes,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tidegate.core.contract import METRICS_PORT, MIB
+from tidegate_worker.policy.unreachable import SETTLE_SECONDS
 
 
 class DecodeMode(StrEnum):
@@ -51,4 +52,6 @@ class EngineSettings:
     progress_seconds: float = 30.0
     #: Beyond the lease time without a task: what another worker let lapse has come again by then.
     idle_margin_seconds: float = 30.0
+    #: For so long the owner's count must stand still before what no lease brings any more is answered with an error.
+    settle_seconds: float = SETTLE_SECONDS
     show_progress: bool = False

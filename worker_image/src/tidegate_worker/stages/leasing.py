@@ -23,18 +23,24 @@ from tidegate.core.contract import Assignment, ExitCode, Suspect
 from tidegate.core.errors import RetryLater
 from tidegate_worker.pipeline.drain import Drain
 from tidegate_worker.pipeline.flow import Flow
-from tidegate_worker.pipeline.lease import Lease, Place, journal_id
+from tidegate_worker.pipeline.lease import Place, journal_id
 from tidegate_worker.pipeline.settings import EngineSettings
 from tidegate_worker.policy.backoff import delay_seconds
 from tidegate_worker.policy.failure_budget import spent
 from tidegate_worker.policy.leasing import allowance, request
 from tidegate_worker.policy.rate import Rate
 from tidegate_worker.policy.suspicion import Handling, handling
+from tidegate_worker.policy.unreachable import Certain, certain
 from tidegate_worker.ports import Failure, Job, JobProgress, JobState, Task
 
 _log = logging.getLogger(__name__)
 
 _STEP_SECONDS: Final = 0.05
+_STRANDED: Final = Failure(
+    "held by a pod that was killed, at its last delivery; its address is lost with that pod, so it was not tried again:"
+    " a retry of the job at its owner brings it again",
+    quarantined=True,
+)
 _AT_WORK: Final = (Place.QUEUED, Place.STAGED, Place.PARKED, Place.IN_FLIGHT)
 
 
@@ -70,12 +76,15 @@ class Leasing:
         self._drain = drain
         self._quota = quota
         self._suspects = {suspect.image_id: suspect for suspect in assignment.suspects}
-        #: Known killers that may never be leased again: their last delivery went to the worker that they killed.
-        self._proven = [
-            suspect
-            for suspect in assignment.suspects
-            if quota is None and suspect.reply_subject and handling(suspect, False) is Handling.QUARANTINE
-        ]
+        #: What may never be leased again, with the error that it then gets: its last delivery went to a killed worker.
+        self._killers: dict[str, Failure] = {}
+        self._stranded: dict[str, Failure] = {}
+        if quota is None:
+            self._stranded = dict.fromkeys(assignment.stranded, _STRANDED)
+            for suspect in assignment.suspects:
+                if suspect.reply_subject and handling(suspect, False) is Handling.QUARANTINE:
+                    self._stranded.pop(suspect.image_id, None)
+                    self._killers[suspect.image_id] = _quarantined(suspect)
         self._rate = Rate(assignment.images_per_second)
         self._leased = 0
         self._leased_done = 0
@@ -84,6 +93,8 @@ class Leasing:
         self._started_at = self._heard_at = self._last_task_at = self._next_lease_at = now
         self._next_progress_at = now
         self._was_busy = False
+        self._counted: JobProgress | None = None
+        self._still_since = now
         #: The last that the owner said; asked for before the first lease.
         self.progress: JobProgress | None = None
 
@@ -163,35 +174,45 @@ class Leasing:
         self._rate.started(now)
         for task in tasks:
             suspect = self._suspects.get(journal_id(task))
+            self._killers.pop(journal_id(task), None)
+            self._stranded.pop(journal_id(task), None)
             how = handling(suspect, task.last_delivery)
             lease = self._flow.ledger.add(task, alone=how is not Handling.BESIDE_OTHERS)
             if lease is None:
                 continue
             if how is Handling.QUARANTINE:
                 assert suspect is not None
-                self._quarantine(lease, suspect)
+                self._flow.answer(lease, _quarantined(suspect))
             else:
                 self._flow.fetch(lease)
 
-    def _quarantine(self, lease: Lease, suspect: Suspect) -> None:
-        reason = (
-            f"in flight at {suspect.strikes} memory kills or crashes of the worker, "
-            f"{suspect.strikes_alone} of them alone: quarantined"
-        )
-        self._flow.answer(lease, Failure(reason, quarantined=True))
-
-    def _answer_proven(self) -> None:
+    def _answer_unreachable(self, progress: JobProgress) -> None:
         """Left alone, they would hold up the job until its owner gives it up."""
-        proven, self._proven = self._proven, []
-        for suspect in proven:
-            task = Task(suspect.image_id, "", suspect.reply_subject, last_delivery=True)
-            lease = self._flow.ledger.add(task, alone=True)
+        now = time.monotonic()
+        if progress != self._counted or self._flow.ledger.count() or self._job.outstanding():
+            self._counted, self._still_since = progress, now
+        told = progress.total is not None and progress.done is not None
+        may = certain(
+            len(self._killers),
+            len(self._stranded),
+            progress.total - progress.done if told else None,  # type: ignore[operator]
+            now - max(self._still_since, self._last_task_at),
+            self._job.lease_seconds,
+            self._settings.settle_seconds,
+        )
+        if may is Certain.NOTHING:
+            return
+        due, self._killers = self._killers, {}
+        if may is Certain.ALL:
+            due, self._stranded = due | self._stranded, {}
+        for image_id, failure in due.items():
+            lease = self._flow.ledger.add(Task(image_id, "", last_delivery=True), alone=True)
             if lease is not None:
-                self._quarantine(lease, suspect)
+                self._flow.answer(lease, failure)
 
     def _judge(self, progress: JobProgress) -> Ending | None:
-        if progress.state is JobState.OPEN:
-            self._answer_proven()
+        if progress.state is JobState.OPEN and (self._killers or self._stranded):
+            self._answer_unreachable(progress)
         if progress.state is not JobState.OPEN and self._flow.ledger.count(*_AT_WORK):
             _log.info("the job is %s: what is leased and not answered is dropped", progress.state)
             self._flow.drop_unanswered()
@@ -235,3 +256,11 @@ class Leasing:
         _log.warning("the job's owner is not well, next try in %.1f s: %s", wait_seconds, error)
         self._next_lease_at = self._next_progress_at = now + wait_seconds
         return None
+
+
+def _quarantined(suspect: Suspect) -> Failure:
+    reason = (
+        f"in flight at {suspect.strikes} memory kills or crashes of the worker, "
+        f"{suspect.strikes_alone} of them alone: quarantined"
+    )
+    return Failure(reason, quarantined=True)
