@@ -70,6 +70,7 @@ def summary(run_id: str) -> Summary:
         run_id=run_id, state="failed", images=100, acked=99, failed=1, quarantined=1, attempts=2, trips=1, resizes=1,
         relaunches=0, oom_kills=0, limit_steps=(2 * GIB, 4 * GIB), planned_bytes=2 * GIB, peak_bytes=3 * GIB,
         images_redone=0, pause_seconds=0.0, wall_seconds=60.0, maq=0.8, allocated_gib_hours=0.1, static_gib_hours=0.4,
+        peak_by_weekday="usual: 3 runs", peak_by_forecast=None,
     )  # fmt: skip
 
 
@@ -111,6 +112,7 @@ def test_a_run_that_has_ended_is_no_longer_read_anew(viewer: TestClient, store: 
     answer = viewer.get(PAGE)
     assert "answered 99, failed 1" in answer.text
     assert "2.00Gi → 4.00Gi" in answer.text
+    assert "against the same weekday: usual: 3 runs" in answer.text
     assert "http-equiv" not in answer.text
 
 
