@@ -84,8 +84,8 @@ bench-recovery: setup ## How soon a trip is decided, what remedies interrupt, wh
 	@$(CONTROL)/python -m bench.recovery
 
 .PHONY: chart
-chart: ## Lint and render the Helm chart (it comes with the deployment release)
-	@echo "there is no chart yet: run on one machine with make up, or launch the DAGs from an Airflow of yours" >&2; exit 1
+chart: setup-control ## Lint the Helm chart, render its scenarios into dist/chart, package it into dist
+	@$(CONTROL)/python -m helm.chart
 
 .PHONY: image
 image: ## Build the worker image (it comes with the deployment release)

@@ -156,14 +156,14 @@ def tidegate_batch_inference() -> None:
 
     @task_group
     def inference(run: str, slots: Any) -> None:
-        InferencePodOperator.partial(
+        infer = InferencePodOperator.partial(
             task_id="infer",
             run_id=run,
             # Said here too: what a mapped operator's constructor chooses, these arguments and default_args override.
             retries=inference_pod.RETRIES,
             retry_policy=BySlotState(),
         ).expand(slot=slots)
-        MemoryBreakerSensor(task_id="breaker", run_id=run)
+        MemoryBreakerSensor(task_id="breaker", run_id=run, infer_task_id=infer.task_id)
 
     @task(trigger_rule=TriggerRule.ALL_DONE, retries=tasks.VERIFY_RETRIES, retry_policy=BySlotState())
     def verify(run: str) -> str:

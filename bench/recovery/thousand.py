@@ -117,7 +117,7 @@ class _ListedPods:
     def __init__(self, pods: int) -> None:
         begun = time.time() - 3600.0
         self._pods = {
-            str(number): LivePod(f"{PREFIX}{number}", str(number), Stage.RUNNING, begun, True, False, 4 * GIB, None)
+            str(number): LivePod(f"{PREFIX}{number}", str(number), Stage.RUNNING, begun, True, None, 4 * GIB, None)
             for number in range(pods)
         }
 

@@ -152,6 +152,16 @@ def test_a_leaving_pod_is_seen_as_leaving(cluster: Cluster, name: str) -> None:
     assert seen.is_leaving
 
 
+def test_a_pod_that_does_not_end_is_struck_off_the_books_at_once_and_only_that_one(cluster: Cluster, name: str) -> None:
+    uid = cluster.create(name, LINGERS).metadata.uid
+    cluster.ready(name)
+    ask(cluster, lambda pods: pods.delete(name, uid))
+    ask(cluster, lambda pods: pods.forget(name, OTHER_UID))
+    assert cluster.read(name).metadata.uid == uid
+    ask(cluster, lambda pods: pods.forget(name, uid))
+    cluster.gone(name)
+
+
 def test_an_api_server_that_is_away_is_asked_again_later() -> None:
     async def asked() -> None:
         with socket.socket() as taken:

@@ -68,7 +68,8 @@ def environment(pod: Any) -> dict[str, Any]:
 
 
 def mounts(pod: Any) -> dict[str, Any]:
-    return {each["name"]: each for each in container(pod)["volumeMounts"]}
+    """The volumes' own mounts; weights may lie on that of the staged files besides."""
+    return {each["name"]: each for each in reversed(container(pod)["volumeMounts"])}
 
 
 def test_request_and_limit_of_memory_are_equal_and_resize_without_a_restart() -> None:
@@ -159,6 +160,14 @@ def test_two_runs_share_neither_names_nor_selectors() -> None:
     assert run_selector("a") != run_selector("b")
 
 
+def test_a_gpu_can_be_asked_for_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_GPUS", "1")
+    assert Configuration().gpus == 1
+    monkeypatch.setenv("TIDEGATE_GPUS", "2")
+    with pytest.raises(ValueError, match="gpus"):
+        Configuration()
+
+
 def test_a_gpu_is_asked_for_only_where_configured() -> None:
     assert "nvidia.com/gpu" not in container(composed())["resources"]["limits"]
     resources = container(composed(gpus=1))["resources"]
@@ -181,6 +190,22 @@ def test_pods_that_share_a_staging_volume_have_folders_of_their_own() -> None:
     one, other = (composed(assignment(slot=slot), staging_claim="fast") for slot in (0, 1))
     assert mounts(one)["staging"]["subPath"] != mounts(other)["staging"]["subPath"]
     assert "subPath" not in mounts(composed())["staging"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "volume", "folder"),
+    [
+        ({"staging_claim": "fast"}, "staging", "weights"),
+        ({"staging_claim": "fast", "weights_claim": "kept"}, "weights", None),
+    ],
+)
+def test_weights_that_a_volume_can_keep_are_fetched_once_for_all_pods(
+    claims: dict[str, str], volume: str, folder: str | None
+) -> None:
+    pod = composed(**claims)
+    kept = environment(pod)["TIDEGATE_WEIGHTS_DIR"]
+    (mount,) = [each for each in container(pod)["volumeMounts"] if each["mountPath"] == kept]
+    assert (mount["name"], mount.get("subPath")) == (volume, folder)
 
 
 def test_volumes_are_bounded_or_claimed() -> None:

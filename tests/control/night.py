@@ -25,6 +25,7 @@ from tidegate.core.slot import Phase, PodCreated, RaiseAlert, Refusal, SlotState
 INTERVAL_SECONDS = 5.0
 BEGAN_AT = 1_000_000.0
 LIMIT_BYTES = 2 * GIB
+GRACE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class ScriptedPod:
 class ScriptedPods:
     """The cluster's side of `KubePods`: does what the test has set, and notes every order."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.scripts: dict[str, ScriptedPod] = {}
         self.orders: list[tuple[str, str, int | None]] = []
         self.refuses: Refusal | None = None
@@ -77,7 +79,11 @@ class ScriptedPods:
 
     async def delete(self, name: str, uid: str) -> None:
         self.orders.append(("delete", name, None))
-        self._change(uid, is_leaving=True)
+        self._change(uid, leaves_by=self._clock() + GRACE_SECONDS)
+
+    async def forget(self, name: str, uid: str) -> None:
+        self.orders.append(("forget", name, None))
+        del self.scripts[uid]
 
     def _change(self, uid: str, **changes: Any) -> None:
         self.scripts[uid].pod = replace(self.scripts[uid].pod, **changes)
@@ -134,7 +140,7 @@ class Night:
 
     def __post_init__(self) -> None:
         planned(self.store, slots=self.slots)
-        self.pods = ScriptedPods()
+        self.pods = ScriptedPods(lambda: self.now)
         self.reader = ScriptedReader(self)
         means = Means(can_resize=True, restart_seconds=30.0, floor_bytes=GIB // 2, allowed=self.allowed)
         self.policy = Policy(means, drain_seconds=80.0, probation_seconds=100.0)
@@ -172,7 +178,7 @@ class Night:
             stage=stage,
             created_at=self.now,
             is_placed=stage is not Stage.PENDING,
-            is_leaving=False,
+            leaves_by=None,
             actuated_limit_bytes=state.limit_bytes if stage is Stage.RUNNING else None,
             refusal=None,
         )
@@ -205,6 +211,15 @@ class Night:
             if until is not None and self.phase() is until:
                 return
         assert until is None, f"not {until} after {seconds:.0f} s but {self.phase()}: {self.state().reason}"
+
+    def hurry(self) -> None:
+        """Let an interval pass with each look at the clock, so that the watch waits for nothing."""
+
+        def clock() -> float:
+            self.tick()
+            return self.now
+
+        self.watch.clock = clock
 
     def tick(self) -> None:
         self.now += INTERVAL_SECONDS

@@ -390,7 +390,9 @@ def test_a_run_without_pods_is_summed_up_too(store: RunStore) -> None:
 
 
 def test_a_report_without_history_says_so(store: RunStore) -> None:
-    words = closing.in_words(closing.summarise(ran(store), store, None, RunState.DONE, 1_000_240.0), [])
+    done = ran(store)
+    summary = closing.summarise(done, store, None, RunState.DONE, 1_000_240.0)
+    words = closing.in_words(closing.with_judged_peak(summary, done, store), [])
     assert "peak against the same weekday: unknown: no history: 0 earlier runs" in words
 
 
@@ -400,7 +402,7 @@ def test_a_peak_is_reported_against_its_weekday_and_against_the_forecast_side_by
 ) -> None:
     done = replace(ran(store), created_at=NOW)
     with_history(store, key=baseline_key(done), peak_bytes=usual_gib * GIB)
-    summary = closing.summarise(done, store, None, RunState.DONE, NOW + 240)
+    summary = closing.with_judged_peak(closing.summarise(done, store, None, RunState.DONE, NOW + 240), done, store)
     weekday, forecast = closing.in_words(summary, []).splitlines()[-2:]
     assert weekday.startswith(f"- peak against the same weekday: {verdict}: 3.00 GiB")
     if summary.peak_by_forecast is None:

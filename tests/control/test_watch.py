@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from tests.adapters.examples import RUN_ID, run, the_slot
-from tests.control.night import GROWING, INTERVAL_SECONDS, LEAKING, LIMIT_BYTES, STEADY, Course, Night
+from tests.control.night import GRACE_SECONDS, GROWING, INTERVAL_SECONDS, LEAKING, LIMIT_BYTES, STEADY, Course, Night
 
 from tidegate.adapters.kube_pods import Gone, Stage
 from tidegate.adapters.run_store import Attempt, RunStore
 from tidegate.control.steps import Control, Notes
-from tidegate.control.watch import NOTE_SECONDS
+from tidegate.control.watch import LOST_NODE_SECONDS, NOTE_SECONDS
 from tidegate.core.contract import GIB, TripCause
 from tidegate.core.detection import Foreseen
 from tidegate.core.errors import FixConfig, RetryLater
@@ -393,6 +393,68 @@ def test_the_watch_is_over_when_every_slot_is(store: RunStore) -> None:
         ended(night, slot, End.FINISHED)
     states = asyncio.run(asyncio.wait_for(night.watch.until_over(), 10))
     assert [state.phase for state in states] == [Phase.DONE, Phase.DONE]
+
+
+def test_a_pod_whose_node_never_says_that_it_ended_is_struck_off_the_books(night: Night) -> None:
+    uid = night.launch()
+    night.later(10)
+    night.change(uid, leaves_by=night.now + GRACE_SECONDS)
+    night.later(GRACE_SECONDS + LOST_NODE_SECONDS - INTERVAL_SECONDS)
+    assert night.pods.orders == []
+    night.later(2 * INTERVAL_SECONDS)
+    assert night.pods.orders == [("forget", "tidegate-abc-run-0", None)]
+    assert [alert.name for alert in night.told if alert.name == "TidegateNodeLost"] == ["TidegateNodeLost"]
+
+
+def test_a_drain_of_a_pod_on_a_lost_node_comes_to_an_end_too(night: Night) -> None:
+    night.pods.refuses = Refusal.INFEASIBLE
+    night.launch(course=GROWING)
+    night.later(150, until=Phase.OPEN_DRAINING)
+    night.later(90, until=Phase.OPEN_DELETING)
+    night.later(GRACE_SECONDS + LOST_NODE_SECONDS + INTERVAL_SECONDS)
+    assert kinds(night)[-1] == "forget"
+    ended(night, end=End.INFRASTRUCTURE)
+    assert night.phase() is Phase.OPEN_WAITING
+
+
+def told_in_turn(night: Night, *can_act: bool) -> list[bool]:
+    """Airflow's word, look after look, on whether a task is left; what has not been asked for yet."""
+    left = list(can_act)
+
+    async def answer() -> bool:
+        return left.pop(0)
+
+    night.watch.tasks_can_act = answer
+    night.hurry()
+    return left
+
+
+def test_a_run_of_which_no_task_is_left_is_let_go_and_its_pods_are_drained(store: RunStore) -> None:
+    night = Night(store, slots=2)
+    for slot in (0, 1):
+        night.launch(slot)
+    night.later(10)
+    ended(night, 0, End.FINISHED)
+    left = told_in_turn(night, False, False)
+    states = asyncio.run(asyncio.wait_for(night.watch.until_over(), 10))
+    assert [state.phase for state in states] == [Phase.DONE, Phase.CLOSED]
+    assert night.pods.orders == [("drain", "tidegate-abc-run-1", None)]
+    assert left == []
+
+
+def test_a_gap_between_two_tries_of_a_task_is_not_its_end(night: Night) -> None:
+    night.launch()
+    left = told_in_turn(night, False, True, False, False)
+    asyncio.run(asyncio.wait_for(night.watch.until_over(), 10))
+    assert left == []
+
+
+def test_a_run_is_let_go_also_where_its_pods_cannot_be_told(night: Night) -> None:
+    night.launch()
+    night.pods.trouble["drain"] = RetryLater("busy")
+    told_in_turn(night, False, False)
+    (state,) = asyncio.run(asyncio.wait_for(night.watch.until_over(), 10))
+    assert state.phase is Phase.CLOSED
 
 
 def test_a_run_without_slots_is_no_run_to_watch(night: Night, store: RunStore) -> None:

@@ -56,6 +56,7 @@ ENDS = [
     ("an exception at import", PodEvidence("p", exit_code=1), None, End.CRASHED),
     ("no image", PodEvidence("p", waiting_reason="ImagePullBackOff"), None, End.INFRASTRUCTURE),
     ("no secret", PodEvidence("p", waiting_reason="CreateContainerConfigError"), None, End.CONFIGURATION),
+    ("no such command", PodEvidence("p", exit_code=128, container_reason="StartError"), None, End.CONFIGURATION),
     ("no node", PodEvidence("p", waiting_reason="Unschedulable"), None, End.INFRASTRUCTURE),
     ("gone", PodEvidence("p", exists=False), None, End.INFRASTRUCTURE),
 ]
@@ -66,6 +67,11 @@ def test_an_end_is_judged_by_reason_first_and_exit_code_second(
     evidence: PodEvidence, last_words: WorkerReport | None, end: End
 ) -> None:
     assert judge(evidence, last_words).end is end
+
+
+def test_the_cluster_s_own_words_are_passed_on() -> None:
+    words = 'Usage of EmptyDir volume "staging" exceeds the limit "20Gi".'
+    assert words in judge(PodEvidence("p", exit_code=137, pod_reason="Evicted", message=words), None).detail
 
 
 def test_only_memory_kills_and_native_crashes_make_suspects() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.e2e.running_stack import Case, Outcome, Stack
 
+from tidegate.adapters.kube_pods import WORKER_CONTAINER
+
 pytestmark = pytest.mark.e2e
 LEAK = "tidegate_demo_leak"
 MIB = 1024**2
@@ -92,4 +94,4 @@ def test_a_run_that_is_not_to_act_trips_alerts_and_leaves_the_pod_alone(stack: S
 
 def _memory(size: str) -> dict[str, object]:
     resources = {"requests": {"memory": size}, "limits": {"memory": size}}
-    return {"spec": {"containers": [{"name": "worker", "resources": resources}]}}
+    return {"spec": {"containers": [{"name": WORKER_CONTAINER, "resources": resources}]}}

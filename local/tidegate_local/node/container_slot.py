@@ -188,7 +188,7 @@ class ContainerSlot:
         folder = self._folder / str(self.view.restarts)
         # What an attempt leaves that never ran.
         shutil.rmtree(folder, ignore_errors=True)
-        container_world.make_folders(folder)
+        container_world.make_folders(folder, image)
         group, limit_bytes = make_group(self.name, folder.name)
         note_group(folder, group)
         group.set_limit(limit_bytes)

@@ -53,14 +53,20 @@ def specification(
             mounts.append(read_only(path))
     mounts += [read_only("/dev/null" if Path(path).is_file() else str(folder / "empty"), path) for path in _hidden()]
     mounts += _name_resolution()
-    mounts += [read_only(path) for path in image.paths if not path.startswith(tuple(f"{each}/" for each in _SYSTEM))]
+    image_mounts = [
+        read_only(path) for path in image.paths if not path.startswith(tuple(f"{each}/" for each in _SYSTEM))
+    ]
+    options = ("ro", "nosuid", "nodev") if read_only_root else ("nosuid", "nodev")
+    own = [Mount("bind", "/tmp", str(folder / "tmp"), options=options), *volume_mounts]  # noqa: S108 - the container's own
+    # An environment may lie below a folder that the container has of its own: a clone in /tmp. It comes after that one.
+    covered = [each for each in image_mounts if each.target.startswith(tuple(f"{mount.target}/" for mount in own))]
+    mounts += [each for each in image_mounts if each not in covered]
     mounts.append(Mount("proc", "/proc"))
     mounts += _devices(has_gpu=has_gpu)
     mounts += [read_only(path) for path in (_GPU_PATHS if has_gpu else ("/sys/devices/system",)) if Path(path).exists()]
     mounts += [read_only(outside, inside) for inside, outside in group.view.items()]
-    options = ("ro", "nosuid", "nodev") if read_only_root else ("nosuid", "nodev")
-    mounts.append(Mount("bind", "/tmp", str(folder / "tmp"), options=options))  # noqa: S108 - the container's own
-    mounts += volume_mounts
+    mounts += own
+    mounts += covered
     mounts.append(Mount("bind", termination_log[1], str(termination_log[0])))
     return {
         "argv": argv,
@@ -80,10 +86,14 @@ def specification(
     }
 
 
-def make_folders(folder: Path) -> None:
+def make_folders(folder: Path, image: Image) -> None:
     """The folders of an attempt that the specification names."""
     for name in ("root", "tmp", "empty"):
         (folder / name).mkdir(parents=True)
+    for path in image.paths:
+        # Nobody could make it in a /tmp that is read-only.
+        if path.startswith("/tmp/") and Path(path).is_dir():  # noqa: S108 - the machine's, as the container sees it
+            (folder / "tmp" / path.removeprefix("/tmp/")).mkdir(parents=True, exist_ok=True)  # noqa: S108
     # Whoever the container runs as, its /tmp is its own: nobody else sees it.
     (folder / "tmp").chmod(0o1777)
 

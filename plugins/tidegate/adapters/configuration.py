@@ -57,7 +57,7 @@ class Configuration(BaseSettings):
     priority_class: str | None = None
     cpu_request: str = Field("1", description="CPU request of a pod; it has no CPU limit, which would only throttle it")
     gpu_resource: str = Field("nvidia.com/gpu", description="resource name of a GPU")
-    gpus: Literal[0, 1] = Field(0, description="GPUs a pod: more GPUs are more slots")
+    gpus: Annotated[int, Field(ge=0, le=1)] = Field(0, description="GPUs a pod: more GPUs are more slots")
     uid: Annotated[int, Field(ge=1)] = 65532
     staging_claim: str | None = Field(None, description="claim of a volume for staged files; by default an emptyDir")
     staging_bytes: Annotated[int, Field(gt=0)] = 10 * GIB

@@ -1,4 +1,4 @@
-"""The breaker's hands on running pods: look, resize, drain, delete; each names the pod by UID and is safe to repeat.
+"""The breaker's hands on running pods: look, resize, drain, delete, forget; by UID, and safe to repeat.
 
 The operators create pods through Airflow's own provider; all else that touches a pod goes through here.
 """
@@ -48,11 +48,16 @@ class LivePod:
     created_at: float
     #: A node has it; pulling its image may still take minutes.
     is_placed: bool
-    is_leaving: bool
+    #: When its grace is over; None for a pod that nobody has deleted.
+    leaves_by: float | None
     #: The limit that is in force in the container, as its status says; None where the cluster does not tell.
     actuated_limit_bytes: int | None
     refusal: Refusal | None
     node: str | None = None
+
+    @property
+    def is_leaving(self) -> bool:
+        return self.leaves_by is not None
 
 
 class Gone(RetryLater):
@@ -110,14 +115,16 @@ class KubePods:
 
     async def delete(self, name: str, uid: str) -> None:
         """Delete the pod with its own grace; one that is gone is a success."""
+        await self._delete(name, V1DeleteOptions(preconditions=V1Preconditions(uid=uid)))
+
+    async def forget(self, name: str, uid: str) -> None:
+        """Remove the pod from the API server's books unseen: its node will not say any more that it has ended."""
+        await self._delete(name, V1DeleteOptions(preconditions=V1Preconditions(uid=uid), grace_period_seconds=0))
+
+    async def _delete(self, name: str, how: V1DeleteOptions) -> None:
         try:
             await self._call(
-                self._api.delete_namespaced_pod(
-                    name,
-                    self._namespace,
-                    body=V1DeleteOptions(preconditions=V1Preconditions(uid=uid)),
-                    _request_timeout=REQUEST_SECONDS,
-                )
+                self._api.delete_namespaced_pod(name, self._namespace, body=how, _request_timeout=REQUEST_SECONDS)
             )
         except ApiException as error:
             # 409: another pod bears the name now.
@@ -168,7 +175,8 @@ def _live(pod: Any) -> LivePod:
         stage=_STAGES.get(pod.status.phase, Stage.ENDED),
         created_at=pod.metadata.creation_timestamp.timestamp(),
         is_placed=pod.spec.node_name is not None,
-        is_leaving=pod.metadata.deletion_timestamp is not None,
+        # Kubernetes stamps not the request but the end of the grace.
+        leaves_by=pod.metadata.deletion_timestamp.timestamp() if pod.metadata.deletion_timestamp else None,
         actuated_limit_bytes=quantity_bytes(limit) if limit is not None else None,
         refusal=_refusal(pod.status.conditions or ()),
         node=pod.spec.node_name,

@@ -167,7 +167,7 @@ def _environment(assignment: Assignment, configuration: Configuration) -> list[k
         PLAN_ENV: assignment.to_json(),
         "TIDEGATE_STAGING_DIR": STAGING,
         "TIDEGATE_METRICS_PORT": str(METRICS_PORT),
-        "TIDEGATE_WEIGHTS_DIR": WEIGHTS if configuration.weights_claim else f"{STAGING}/weights",
+        "TIDEGATE_WEIGHTS_DIR": WEIGHTS if _keeps_weights(configuration) else f"{STAGING}/weights",
     }
     fields = {"TIDEGATE_METRICS_HOST": "status.podIP", "TIDEGATE_NODE_NAME": "spec.nodeName",
               "TIDEGATE_POD_NAME": "metadata.name"}  # fmt: skip
@@ -189,6 +189,11 @@ def _from_secret(name: str, reference: str) -> k8s.V1EnvVar:
     return k8s.V1EnvVar(name=name, value_from=k8s.V1EnvVarSource(secret_key_ref=source))
 
 
+def _keeps_weights(configuration: Configuration) -> bool:
+    """Whether weights outlive the pod: on a volume of their own, or beside the staged files on theirs."""
+    return bool(configuration.weights_claim or configuration.staging_claim)
+
+
 def _volumes(
     assignment: Assignment, configuration: Configuration, name: str
 ) -> tuple[list[k8s.V1VolumeMount], list[k8s.V1Volume]]:
@@ -197,7 +202,7 @@ def _volumes(
         k8s.V1VolumeMount(name="staging", mount_path=STAGING, sub_path=name if configuration.staging_claim else None),
         k8s.V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
     ]
-    room = 2 * assignment.ingest.staging_bytes + (0 if configuration.weights_claim else WEIGHTS_BYTES)
+    room = 2 * assignment.ingest.staging_bytes + (0 if _keeps_weights(configuration) else WEIGHTS_BYTES)
     scratch = k8s.V1EmptyDirVolumeSource(size_limit=str(room))
     volumes = [
         _claimed("staging", configuration.staging_claim)
@@ -213,6 +218,9 @@ def _volumes(
         if claim:
             mounts.append(k8s.V1VolumeMount(name=volume, mount_path=path))
             volumes.append(_claimed(volume, claim))
+    if configuration.staging_claim and not configuration.weights_claim:
+        # One copy for all pods of the volume, not one in the folder of each.
+        mounts.append(k8s.V1VolumeMount(name="staging", mount_path=WEIGHTS, sub_path="weights"))
     return mounts, volumes
 
 

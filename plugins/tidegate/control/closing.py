@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from tidegate.adapters import prophet_forecast
@@ -50,8 +50,8 @@ class Summary:
     allocated_gib_hours: float
     static_gib_hours: float
     #: The peak held against earlier runs, in words; by the forecast only where Prophet is installed.
-    peak_by_weekday: str
-    peak_by_forecast: str | None
+    peak_by_weekday: str | None = None
+    peak_by_forecast: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,6 @@ def summarise(run: Run, store: RunStore, count: JobCount | None, state: RunState
     attempts = store.attempts(run.run_id)
     trips = store.trips(run.run_id)
     measured = measure(attempts, now)
-    by_weekday, by_forecast = _judged(run, store, measured.peak_bytes)
     running = sum((each.ended_at or now) - each.created_at for each in attempts) / HOUR_SECONDS
     return Summary(
         run_id=run.run_id,
@@ -123,20 +122,20 @@ def summarise(run: Run, store: RunStore, count: JobCount | None, state: RunState
         maq=measured.maq,
         allocated_gib_hours=measured.allocated_gib_hours,
         static_gib_hours=round(STATIC_LIMIT_BYTES / GIB * running, 3),
-        peak_by_weekday=by_weekday,
-        peak_by_forecast=by_forecast,
     )
 
 
-def _judged(run: Run, store: RunStore, peak_bytes: int) -> tuple[str, str | None]:
-    if not peak_bytes:
-        return "unknown: no pod has told its peak", None
+def with_judged_peak(summary: Summary, run: Run, store: RunStore) -> Summary:
+    """The summary with its peak held against earlier runs; a forecast takes seconds, so this is for ended runs."""
+    if not summary.peak_bytes:
+        return summary
     baseline = store.baseline(baseline_key(run))
     recent = baseline.recent if baseline else ()
-    by_weekday = _told(judge_peak(peak_bytes, run.created_at, recent))
+    by_weekday = _told(judge_peak(summary.peak_bytes, run.created_at, recent))
     if not prophet_forecast.is_installed():
-        return by_weekday, None
-    return by_weekday, _told(prophet_forecast.judge_peak(peak_bytes, run.created_at, recent))
+        return replace(summary, peak_by_weekday=by_weekday)
+    by_forecast = _told(prophet_forecast.judge_peak(summary.peak_bytes, run.created_at, recent))
+    return replace(summary, peak_by_weekday=by_weekday, peak_by_forecast=by_forecast)
 
 
 def _told(judgement: Judgement) -> str:
@@ -189,10 +188,9 @@ def in_words(summary: Summary, trips: list[StoredTrip]) -> str:
         f" {summary.oom_kills} OOM kills), paused {summary.pause_seconds:.0f} s of {summary.wall_seconds:.0f} s",
         f"- memory time: {summary.allocated_gib_hours:.2f} GiB-hours allocated, {summary.maq:.0%} used; a static"
         f" {STATIC_LIMIT_BYTES // GIB} GiB would have held {summary.static_gib_hours:.2f} ({saved:.0%} saved)",
-        f"- peak against the same weekday: {summary.peak_by_weekday}",
     ]
-    if summary.peak_by_forecast is not None:
-        lines.append(f"- peak against the forecast: {summary.peak_by_forecast}")
+    judges = (("same weekday", summary.peak_by_weekday), ("forecast", summary.peak_by_forecast))
+    lines += [f"- peak against the {name}: {words}" for name, words in judges if words is not None]
     for stored in trips:
         lines += [
             "",

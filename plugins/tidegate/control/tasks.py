@@ -115,7 +115,7 @@ def report(run_id: str) -> Outcome:
         log.warning("the source was not asked: %s", error)
         counted = None
     state = _state(run, store, counted)
-    summary = closing.summarise(run, store, counted, state, now)
+    summary = closing.with_judged_peak(closing.summarise(run, store, counted, state, now), run, store)
     closing.close(run, store, summary, store.probe_report(run_id), now)
     words = closing.in_words(summary, store.trips(run_id))
     log.info("%s", words)

@@ -5,7 +5,8 @@ the whole run, and turns what it sees into events. A round that finds nothing ne
 states that this watch has not yet executed: so a watch that starts in the middle of a drain goes on with it.
 
 It never trips on what it does not see: without fresh samples a slot is left alone and, after a while, called blind.
-Trouble with one slot leaves the others attended. How a pod ended is not seen here: the operator's `cleanup` tells.
+Trouble with one slot leaves the others attended. How a pod ended is not seen here: the operator's `cleanup` tells. So
+a run whose infer tasks are all over, marked so by a person for example, can move no further, and the watch ends too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -55,6 +56,13 @@ OVERLAP_SECONDS: Final = 30.0
 #: Samples older than this many intervals decide nothing: scrapes fail, or two clocks differ.
 FRESH_INTERVALS: Final = 3
 BLIND_SECONDS: Final = 60.0
+#: A kubelet that lives ends a pod when its grace is over. One that has not is lost with its node, and Kubernetes
+#: would wait for it for ever; that it only could not be reached is left this much time to show.
+LOST_NODE_SECONDS: Final = 300.0
+#: How often it is asked whether any infer task is left, and how many times in a row the answer must be no: between two
+#: tries of a task there may be an instant that looks like its end.
+TASKS_SECONDS: Final = 20.0
+TASKLESS_LOOKS: Final = 2
 #: How often it is noted what was seen, for the alert that nobody watches: a small share of the alert's patience.
 NOTE_SECONDS: Final = 15.0
 
@@ -86,6 +94,10 @@ class _Eye:
     told_blind: bool = False
 
 
+async def _unasked() -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class Watch:
     watched: Watched
@@ -95,15 +107,19 @@ class Watch:
     reader: MemoryReader
     clock: Callable[[], float]
     tell: Callable[[RaiseAlert], None]
+    #: Whether any infer task of the run may still launch a pod or record the end of one.
+    tasks_can_act: Callable[[], Awaitable[bool]] = _unasked
     _eyes: dict[str, _Eye] = field(default_factory=dict)
     _executed: set[Hashable] = field(default_factory=set)
     _memory_asked_at: float = float("-inf")
     _memory_read_at: float = float("-inf")
     _remaining_seconds: float | None = None
+    _tasks_asked_at: float = float("-inf")
+    _taskless_looks: int = 0
     _noted_at: float = float("-inf")
 
     async def until_over(self) -> list[SlotState]:
-        """Go round until every slot is terminal; their states then."""
+        """Go round until every slot is terminal, or no task is left that could bring one there; their states then."""
         lost_at: float | None = None
         while True:
             began = self.clock()
@@ -119,6 +135,9 @@ class Watch:
                     self.tell(RaiseAlert(self.watched.run_id, 0, 0, "TidegateBreakerLost", str(trouble)))
                     lost_at = math.inf
             if states and all(state.phase in TERMINAL for state in states):
+                return states
+            if states and await self._is_abandoned():
+                await self._end_abandoned(states)
                 return states
             is_eager = any(state.phase is Phase.OPEN_RESIZING for state in states)
             pause = EAGER_SECONDS if is_eager else self.watched.interval_seconds
@@ -149,6 +168,7 @@ class Watch:
         pod = live.get(state.pod_uid or "")
         if pod is not None:
             self._look(state, pod, fresh.get(pod.name))
+            await self._forget_if_lost(state, pod)
         event = self._seen(state, pod) or self._due(state, pod)
         commands = orders(state)
         while True:
@@ -163,6 +183,25 @@ class Watch:
             event = await self._execute(commands, live)
             if event is None:
                 return state
+
+    async def _is_abandoned(self) -> bool:
+        now = self.clock()
+        if now - self._tasks_asked_at >= TASKS_SECONDS:
+            self._tasks_asked_at = now
+            self._taskless_looks = 0 if await self.tasks_can_act() else self._taskless_looks + 1
+        return self._taskless_looks >= TASKLESS_LOOKS
+
+    async def _end_abandoned(self, states: list[SlotState]) -> None:
+        """Drain the pods that nobody waits for any more: the task's next try, if there is one, reads how they ended."""
+        unfinished = [state for state in states if state.phase not in TERMINAL]
+        try:
+            live = await self.pods.live(self.watched.selector)
+            for state in unfinished:
+                pod = live.get(state.pod_uid or "")
+                if pod is not None and pod.stage is not Stage.ENDED and not pod.is_leaving:
+                    await self.pods.drain(pod.name, pod.uid)
+        except RetryLater as trouble:
+            log.warning("run %s is abandoned, and its pods may run on: %s", self.watched.run_id, trouble)
 
     # -- seeing --------------------------------------------------------------------------------------------------------
 
@@ -314,6 +353,17 @@ class Watch:
             if event is not None:
                 return event
         return None
+
+    async def _forget_if_lost(self, state: SlotState, pod: LivePod) -> None:
+        """The slot can launch no other pod while this one stands in the books."""
+        if pod.leaves_by is None or self.clock() < pod.leaves_by + LOST_NODE_SECONDS:
+            return
+        summary = (
+            f"pod {pod.name} should have ended {self.clock() - pod.leaves_by:.0f} s ago: its node is lost, and the pod"
+            " is struck from the cluster's books so that another can start. Look at the node before it comes back"
+        )
+        self._tell_once(RaiseAlert(state.run_id, state.slot, state.generation, "TidegateNodeLost", summary))
+        await self.pods.forget(pod.name, pod.uid)
 
     def _tell_once(self, alert: RaiseAlert) -> None:
         key = (alert.slot, alert.generation, alert.name)

@@ -6,6 +6,7 @@
 | evicted, preempted, node lost or shut down, deleted by others | INFRASTRUCTURE       |
 | image not pulled, never placed, never started               | INFRASTRUCTURE       |
 | a secret or config map that is missing, an unusable image name | CONFIGURATION        |
+| a command that the container runtime cannot start          | CONFIGURATION        |
 | exit 0, 65, 69, 75, 78                                      | as the worker says   |
 | exit 137 without OOMKilled after an order to end            | DRAINED              |
 | exit 132, 134, 135, 136, 139                                | CRASHED, with suspects |
@@ -32,6 +33,8 @@ _NOT_PULLED: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNev
 _MISCONFIGURED: Final = frozenset(
     {"CreateContainerConfigError", "InvalidImageName", "CreateContainerError", "RunContainerError"}
 )
+#: The container runtime gave up before the worker's first line; the exit code beside it is the runtime's.
+NOT_STARTED: Final = frozenset({"StartError", "ContainerCannotRun"})
 #: 128 + SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV: native code went wrong, and here that is a decoder.
 _NATIVE_CRASHES: Final = frozenset({132, 134, 135, 136, 139})
 _SIGTERM: Final = 143
@@ -56,6 +59,8 @@ class PodEvidence:
     #: Why the container has not started, or why the pod is not placed.
     waiting_reason: str | None = None
     exit_code: int | None = None
+    #: The cluster's own words, such as the volume that outgrew its limit.
+    message: str = ""
     #: Whether Tidegate asked this pod to end.
     was_told_to_end: bool = False
 
@@ -79,8 +84,9 @@ def judge(pod: PodEvidence, report: WorkerReport | None) -> Verdict:
         return Verdict(End.MEMORY, "oom", f"pod {name} was killed for its memory limit", makes_suspects=True)
     for reason in (pod.pod_reason, pod.container_reason):
         if reason in _FROM_OUTSIDE:
-            return Verdict(End.INFRASTRUCTURE, "evicted", f"pod {name} was ended from outside: {reason}")
-    if pod.exit_code is None:
+            detail = f"pod {name} was ended from outside: {reason}{_cluster_words(pod)}"
+            return Verdict(End.INFRASTRUCTURE, "evicted", detail)
+    if pod.exit_code is None or pod.container_reason in NOT_STARTED:
         return _never_ran(pod)
     if (end := _SAID_BY_WORKER.get(pod.exit_code)) is not None:
         return Verdict(end, end.value, f"pod {name} ended with {pod.exit_code}{words}")
@@ -96,18 +102,26 @@ def judge(pod: PodEvidence, report: WorkerReport | None) -> Verdict:
 
 
 def _never_ran(pod: PodEvidence) -> Verdict:
+    words = _cluster_words(pod)
     if pod.waiting_reason in _NOT_PULLED:
-        detail = f"the image of pod {pod.pod_name} is not pulled ({pod.waiting_reason}): check name and pull secret"
+        detail = (
+            f"the image of pod {pod.pod_name} is not pulled ({pod.waiting_reason}): check name and pull secret{words}"
+        )
         return Verdict(End.INFRASTRUCTURE, "image_pull", detail)
-    if pod.waiting_reason in _MISCONFIGURED:
-        detail = f"pod {pod.pod_name} cannot start ({pod.waiting_reason}): a secret, config map or command is missing"
+    reason = pod.container_reason if pod.container_reason in NOT_STARTED else pod.waiting_reason
+    if reason in _MISCONFIGURED or reason in NOT_STARTED:
+        detail = f"pod {pod.pod_name} cannot start ({reason}): a secret, config map or command is missing{words}"
         return Verdict(End.CONFIGURATION, "configuration", detail)
     if pod.waiting_reason == "Unschedulable":
-        return Verdict(End.INFRASTRUCTURE, "unschedulable", f"no node has room for pod {pod.pod_name}")
+        return Verdict(End.INFRASTRUCTURE, "unschedulable", f"no node has room for pod {pod.pod_name}{words}")
     if not pod.exists:
         return Verdict(End.INFRASTRUCTURE, "lost", f"pod {pod.pod_name} is gone, and nothing tells how it ended")
     waits = f" ({pod.waiting_reason})" if pod.waiting_reason else ""
-    return Verdict(End.INFRASTRUCTURE, "not_started", f"pod {pod.pod_name} never started{waits}")
+    return Verdict(End.INFRASTRUCTURE, "not_started", f"pod {pod.pod_name} never started{waits}{words}")
+
+
+def _cluster_words(pod: PodEvidence) -> str:
+    return f" [{pod.message[:300]}]" if pod.message else ""
 
 
 def struck(report: WorkerReport | None, known: Iterable[Suspect]) -> tuple[Suspect, ...]:

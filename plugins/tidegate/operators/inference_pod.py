@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+from airflow.providers.common.compat.sdk import AirflowException
 from airflow.sdk import Context
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
@@ -54,6 +55,9 @@ class InferencePodOperator(WorkerPodOperator):
             self.log.info("slot %s of %s is done: %s", self.slot, self.run_id, state.reason)
             return
         if state.phase is Phase.LOCKED_OUT:
+            if not self._is_first_try(context):
+                # The try that locked it out did not live to say so.
+                raise NeedsHuman(_locked_out(run, state))
             state = self._released(store, run, plan, state)
         self.termination_grace_period = int(plan.grace_seconds)
         self.startup_timeout_seconds = int(plan.startup_seconds)
@@ -63,11 +67,16 @@ class InferencePodOperator(WorkerPodOperator):
         super().execute(context)
 
     def _released(self, store: RunStore, run: Run, plan: Plan, state: SlotState) -> SlotState:
-        """A lock-out allows no retry, so a try that finds one was asked for by a person: a Clear is their word."""
+        """A lock-out allows no retry, so a first try that finds one was asked for by a person: a Clear is a word."""
         self.log.info("slot %s was locked out and is cleared: going on at %s bytes", self.slot, state.limit_bytes)
         store.enter_run(run)
         cleared = ResetByHuman(generation=state.generation, at=time.time(), by="a Clear in Airflow")
         return self._control(store, run, plan).happened(self.run_id, self.slot, cleared)[0]
+
+    def _is_first_try(self, context: Context) -> bool:
+        """Whether Airflow has not retried this task since it was made or last cleared, which raises `max_tries`."""
+        ti = context["ti"]
+        return bool(ti.try_number == ti.max_tries - (self.retries or 0) + 1)
 
     def _composed(self, store: RunStore, run: Run, plan: Plan, state: SlotState) -> k8s.V1Pod:
         return worker_pod(
@@ -91,7 +100,7 @@ class InferencePodOperator(WorkerPodOperator):
             for pod in others:
                 self._settle(store, pod)
             if self._state(store).generation != int(pod_request_obj.metadata.annotations[GENERATION_ANNOTATION]):
-                raise PodEndedEarly(End.INFRASTRUCTURE, "the pod of an earlier try has ended; the next try starts anew")
+                raise self._next(store, End.INFRASTRUCTURE, "the pod of an earlier try has ended")
             if time.monotonic() > deadline:
                 names = ", ".join(pod.metadata.name for pod in others)
                 raise RetryLater(f"pods that should be gone are still there: {names}; their node may be lost")
@@ -112,7 +121,7 @@ class InferencePodOperator(WorkerPodOperator):
                 self._control(store, run, plan).happened(
                     self.run_id, self.slot, LaunchRefused(generation=generation, at=time.time(), reason=reason)
                 )
-                raise PodEndedEarly(End.INFRASTRUCTURE, reason) from None
+                raise self._next(store, End.INFRASTRUCTURE, reason) from None
             raise
         created = PodCreated(generation=generation, at=time.time(), pod_uid=pod.metadata.uid)
         attempt = Attempt(
@@ -156,21 +165,26 @@ class InferencePodOperator(WorkerPodOperator):
         attempts = [each for each in store.attempts(self.run_id, self.slot) if each.pod_uid == state.pod_uid]
         name = attempts[-1].pod_name if attempts else state.pod_uid
         self._end(store, PodEvidence(name, exists=False), state.pod_uid, name, None)
-        raise PodEndedEarly(End.INFRASTRUCTURE, f"pod {name} vanished; the next try starts another")
+        raise self._next(store, End.INFRASTRUCTURE, f"pod {name} vanished")
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
+        """As the provider does, but that a pod whose end `cleanup` did not get to see is told of all the same.
+
+        The provider fails where such a pod is gone, and returns as if all were well where it had seen it succeed.
+        """
         try:
-            return super().trigger_reentry(context, event)
-        except (PodEndedEarly, NeedsHuman, FixConfig):
-            raise
-        except Exception:
-            # The provider gave up on the pod in its own words; ours must still hear of its end.
+            super().trigger_reentry(context, event)
+        except AirflowException:
+            if self.pod is not None:
+                raise
+        if self.pod is None:
             store = open_store(configuration())
-            if self.pod is None:
+            # Asked anew: an API server that did not answer is no word on its pods.
+            if self._state(store).pod_uid not in {pod.metadata.uid for pod in self._pods()}:
                 self._end_what_vanished(store)
-            raise
+            raise RetryLater(f"pod {event['name']} could not be read; the next try goes on with it", delay_seconds=2.0)
 
     def cleanup(
         self,
@@ -185,13 +199,16 @@ class InferencePodOperator(WorkerPodOperator):
         store = open_store(configuration())
         verdict = self._record_end(store, remote_pod)
         self._delete(remote_pod)
-        run, _ = planned(store.run(self.run_id), self.run_id)
+        if self._state(store).phase is not Phase.DONE:
+            raise self._next(store, verdict.end, verdict.detail)
+
+    def _next(self, store: RunStore, end: End, detail: str) -> PodEndedEarly | NeedsHuman:
+        """What Airflow is to make of a pod's end, by what the slot's state has made of it."""
         state = self._state(store)
-        if state.phase is Phase.DONE:
-            return
         if state.phase is Phase.LOCKED_OUT:
-            raise NeedsHuman(_locked_out(run, state))
-        raise PodEndedEarly(verdict.end, f"{verdict.detail}; next: {state.limit_bytes} bytes. {state.reason}")
+            run, _ = planned(store.run(self.run_id), self.run_id)
+            return NeedsHuman(_locked_out(run, state))
+        return PodEndedEarly(end, f"{detail}; next: {state.limit_bytes} bytes. {state.reason}")
 
     def _record_end(self, store: RunStore, pod: k8s.V1Pod) -> Verdict:
         state = self._state(store)

@@ -9,7 +9,7 @@ from kubernetes.client import models as k8s
 from tidegate.adapters.kube_pods import WORKER_CONTAINER
 from tidegate.core.contract import Payload, ProbeReport, WorkerReport
 from tidegate.core.errors import ContractMismatch
-from tidegate.core.verdict import PodEvidence
+from tidegate.core.verdict import NOT_STARTED, PodEvidence
 
 P = TypeVar("P", bound=Payload)
 
@@ -24,6 +24,7 @@ def evidence(pod: k8s.V1Pod, *, was_told_to_end: bool) -> PodEvidence:
         pod_reason=status.reason or _disruption(status),
         container_reason=terminated.reason if terminated else None,
         waiting_reason=waiting.reason if waiting else _unschedulable(status),
+        message=status.message or (waiting.message if waiting else None) or _told(terminated) or "",
         exit_code=terminated.exit_code if terminated else None,
         was_told_to_end=was_told_to_end,
     )
@@ -55,6 +56,11 @@ def _container(pod: k8s.V1Pod) -> Any:
         if status.name == WORKER_CONTAINER:
             return status
     return None
+
+
+def _told(terminated: Any) -> str | None:
+    """The container runtime's words where it never got to run the worker, whose own they are otherwise."""
+    return terminated.message if terminated is not None and terminated.reason in NOT_STARTED else None
 
 
 def _disruption(status: Any) -> str | None:

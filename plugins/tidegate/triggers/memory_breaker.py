@@ -6,12 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 from airflow.sdk import BaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
 from kubernetes_asyncio.client import CoreV1Api
 
 from tidegate.adapters.configuration import Configuration, configuration
@@ -24,23 +26,30 @@ from tidegate.control.steps import Control
 from tidegate.control.watch import Watch, Watched
 from tidegate.core import detector
 from tidegate.core.errors import FixConfig
-from tidegate.core.slot import Phase, RaiseAlert
+from tidegate.core.slot import TERMINAL, Phase, RaiseAlert
 
 log = logging.getLogger(__name__)
 
+#: States of a task of which no further try will come unless a person clears it.
+_OVER: Final = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+
 
 class MemoryBreakerTrigger(BaseTrigger):
-    """Fires once, when every slot of the run is done or locked out.
+    """Fires once, when every slot of the run is done or locked out, or no infer task is left to bring one there.
 
-    It holds nothing but the run's id: killed at any point and started elsewhere, it goes on from the run store.
+    It holds nothing but names: killed at any point and started elsewhere, it goes on from the run store.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, infer_task_id: str) -> None:
         super().__init__()
         self.run_id = run_id
+        self.infer_task_id = infer_task_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return ("tidegate.triggers.memory_breaker.MemoryBreakerTrigger", {"run_id": self.run_id})
+        return (
+            "tidegate.triggers.memory_breaker.MemoryBreakerTrigger",
+            {"run_id": self.run_id, "infer_task_id": self.infer_task_id},
+        )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         settings = configuration()
@@ -67,6 +76,7 @@ class MemoryBreakerTrigger(BaseTrigger):
                 reader=MemoryReader.at(server.url, server.session(), exact_names=server.exact_names),
                 clock=time.time,
                 tell=_tell,
+                tasks_can_act=self._tasks_can_act,
             )
             states = await watch.until_over()
         locked = [state for state in states if state.phase is Phase.LOCKED_OUT]
@@ -74,9 +84,25 @@ class MemoryBreakerTrigger(BaseTrigger):
             {
                 "run_id": self.run_id,
                 "locked_out": {str(state.slot): state.reason for state in locked},
+                "abandoned": [state.slot for state in states if state.phase not in TERMINAL],
                 "acked": sum(state.acked for state in states),
             }
         )
+
+    async def _tasks_can_act(self) -> bool:
+        """By Airflow's own books; where they cannot be read, nothing is known against it."""
+        ti = self.task_instance
+        if ti is None:
+            return True
+        try:
+            by_run = await sync_to_async(RuntimeTaskInstance.get_task_states)(
+                dag_id=ti.dag_id, task_ids=[self.infer_task_id], run_ids=[ti.run_id]
+            )
+        except (AirflowRuntimeError, OSError, TimeoutError) as error:
+            log.warning("breaker of %s: Airflow does not tell its tasks' states: %s", self.run_id, error)
+            return True
+        states = by_run.get(ti.run_id, {}).values()
+        return not states or any(state not in _OVER for state in states)
 
 
 async def metrics_server(settings: Configuration) -> MetricsServer:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,11 @@ class Stack:
         return done.stdout
 
 
-def started(workdir: Path, *options: str) -> Stack:
-    """A pod API on `workdir`, or a skip that says why none can run here."""
+def started(workdir: Path, *options: str, paths: Sequence[Path] = ()) -> Stack:
+    """A pod API on `workdir`, or a skip that says why none can run here; `paths` are more that its image reads."""
     table = workdir.parent / "table.yaml"
-    table.write_text(f'images: {{"python:*": {{python: "{sys.prefix}"}}}}\n')
+    image = {"python": sys.prefix, "paths": [str(path) for path in paths]}
+    table.write_text(json.dumps({"images": {"python:*": image}}))
     try:
         api = PodApiProcess.start(workdir, "--images", str(table), "--memory", "2Gi", *options)
     except FixConfig as error:
@@ -101,8 +103,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
     """Starts pod APIs on one work folder, one after the other; the last is stopped at the end."""
     stacks: list[Stack] = []
 
-    def start(*options: str) -> Stack:
-        stacks.append(started(tmp_path / "work", *options))
+    def start(*options: str, **table: Any) -> Stack:
+        stacks.append(started(tmp_path / "work", *options, **table))
         return stacks[-1]
 
     yield start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import sys
 import textwrap
 import time
 import urllib.error
@@ -14,6 +15,9 @@ import pytest
 from kubernetes import client
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from tests.local.node.conftest import Stack
 
 
@@ -93,7 +97,9 @@ def test_a_container_can_change_nothing_of_the_system_or_of_its_limit(stack: Sta
 
 
 def test_a_container_has_a_temporary_folder_of_its_own(stack: Stack) -> None:
-    write = "import os; print(sorted(os.listdir('/tmp'))); open('/tmp/mine', 'w').close()"
+    # Of the machine's own it sees the way to its environment, where that lies there.
+    write = "import os; print([each for each in os.listdir('/tmp') if each not in %r]); open('/tmp/mine', 'w').close()"
+    write %= f"{sys.prefix}:{sys.base_prefix}"
     assert run(stack, "tmp-a", write) == "[]\n"
     assert run(stack, "tmp-b", write) == "[]\n"
 
@@ -325,3 +331,23 @@ def test_a_thousand_pods_are_taken_in_seconds_and_wait_their_turn(stack: Stack) 
     # The client takes most of this; the server alone is an order of magnitude faster.
     assert seconds < 30
     stack.core.delete_collection_namespaced_pod("default", grace_period_seconds=0)
+
+
+@pytest.mark.parametrize(
+    "volumes",
+    [
+        {},
+        {"volumes": [EMPTY], "container": {"volumeMounts": [{"name": "v", "mountPath": "/tmp"}]}},
+    ],
+    ids=["a /tmp that is read-only", "a volume on /tmp"],
+)
+def test_an_environment_below_tmp_is_seen_although_a_container_has_a_tmp_of_its_own(
+    start: Callable[..., Stack], tmp_path: Path, volumes: dict[str, Any]
+) -> None:
+    # The image table of these tests names a folder below pytest's own, which lies in /tmp.
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "environment" / "word").write_text("seen")
+    container = {**volumes.get("container", {}), "securityContext": {"readOnlyRootFilesystem": True}}
+    program = f"print(open({str(tmp_path / 'environment' / 'word')!r}).read())"
+    stack = start(paths=[tmp_path / "environment"])
+    assert run(stack, "clone", program, **{**volumes, "container": container}).split()[-1] == "seen"
