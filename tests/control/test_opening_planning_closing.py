@@ -320,13 +320,16 @@ def test_complete_is_what_the_source_says_whatever_became_of_a_slot(store: RunSt
     assert "given up" in words
 
 
-def test_an_open_job_is_asked_again_unless_a_slot_is_locked_out(store: RunStore) -> None:
+def test_an_open_job_is_asked_again_unless_a_slot_can_do_nothing_more(store: RunStore) -> None:
     planned(store)
     state = the_slot(store).state
     with pytest.raises(RetryLater):
         closing.verify(counted(), [moved(state, phase=Phase.DONE)])
     with pytest.raises(NeedsHuman, match="given up"):
         closing.verify(counted(), [moved(state, phase=Phase.LOCKED_OUT, reason="given up")])
+    # Its task was marked failed by a person: nobody will launch another pod.
+    with pytest.raises(NeedsHuman, match="left in the middle"):
+        closing.verify(counted(), [state])
 
 
 def test_a_job_that_was_closed_upstream_is_a_persons() -> None:

@@ -32,6 +32,19 @@ def test_a_run_cleared_in_the_middle_goes_on_with_the_pod_that_it_has(stack: Sta
     outcome.assert_redone_at_most(sum(len(each.report.in_flight) for each in outcome.attempts if each.report))
 
 
+def test_a_run_whose_task_is_marked_failed_lets_go_of_its_pod_and_goes_on_after_a_clear(stack: Stack) -> None:
+    begun = stack.begin(Case("tidegate_demo_slow", images=80))
+    stack.wait_until_working(begun, images=10)
+    stack.airflow.mark(begun.dag_run, "inference.infer", "failed", map_index=0)
+    before = stack.finish(begun)
+    assert before.state == "failed"
+    assert stack.pod(begun) is None
+    stack.airflow.clear(begun.dag_run, ["inference.infer", "inference.breaker"])
+    outcome = stack.finish(begun)
+    outcome.assert_whole()
+    outcome.assert_redone_at_most(0)
+
+
 def test_a_pod_deleted_by_hand_is_replaced_without_a_step_of_the_ladder(stack: Stack) -> None:
     begun = stack.begin(Case("tidegate_demo_slow", images=80))
     stack.wait_until_working(begun, images=10)

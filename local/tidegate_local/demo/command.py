@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     scenario = SCENARIOS[arguments.scenario]
     layout = Layout(arguments.home.resolve())
+    layout.demand_room()
     layout.make()
     with exclusive(layout), ExitStack() as cleaning:
         session = Session.started(arguments.home)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tidegate.core.contract import MIB
+from tidegate.core.errors import FixConfig
+
+#: Databases, logs and images of a demo take a fifth of it.
+ROOM_BYTES: Final = 512 * MIB
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
 LOOPBACK: Final = "127.0.0.1"
 
@@ -87,6 +93,16 @@ class Layout:
         ):
             folder.mkdir(parents=True, exist_ok=True)
         self.secrets.chmod(0o700)
+
+    def demand_room(self) -> None:
+        """Told once, here: each server would end in its own words, some of which would not fit on the disk."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.home).free
+        if free < ROOM_BYTES:
+            raise FixConfig(
+                f"{free // MIB} MiB are free at {self.home}, and the stack needs {ROOM_BYTES // MIB}: free some, or"
+                " name a folder on another disk by TIDEGATE_HOME"
+            )
 
     def secret(self, name: str) -> str:
         """The secret of that name, made at first use and kept in a file that only this user reads."""

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     layout = Layout(arguments.home.resolve())
+    layout.demand_room()
     layout.make()
     began = time.monotonic()
     with exclusive(layout):

@@ -68,20 +68,25 @@ class Measured:
 
 def verify(count: JobCount, states: list[SlotState]) -> str:
     """What proves that the run is complete, in words; raises where it is not, or not yet."""
-    locked = "; ".join(
-        f"slot {state.slot} is locked out: {state.reason}" for state in states if state.phase is Phase.LOCKED_OUT
-    )
+    stuck = "; ".join(_stuck(state) for state in states if state.phase is not Phase.DONE)
     if count.standing is JobStanding.COMPLETE:
         # The other slots, or an earlier run, may have answered what a locked one could not.
         words = f"{count.words}: {count.done} of {count.total} answered, {count.failed or 0} as failed"
-        return f"{words}; {locked}" if locked else words
-    if locked:
-        raise NeedsHuman(locked)
+        return f"{words}; {stuck}" if stuck else words
+    if stuck:
+        raise NeedsHuman(stuck)
     if count.standing is JobStanding.CLOSED:
         raise NeedsHuman(f"{count.words}: {count.done} of {count.total} answered, {count.failed} failed upstream")
     raise RetryLater(
         f"{count.words}: {count.done} of {count.total} answered so far", delay_seconds=VERIFY_DELAY_SECONDS
     )
+
+
+def _stuck(state: SlotState) -> str:
+    """Why the slot will answer nothing more: all its tasks are over when this is asked."""
+    if state.phase is Phase.LOCKED_OUT:
+        return f"slot {state.slot} is locked out: {state.reason}"
+    return f"slot {state.slot} was left in the middle ({state.phase}): its task was marked or failed; Clear the group"
 
 
 def measure(attempts: list[Attempt], now: float) -> Measured:

@@ -173,6 +173,19 @@ def test_two_commands_on_one_stack_do_not_work_at_once(layout: Layout) -> None:
         pass
 
 
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    mounted = subprocess.run(
+        ("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path), capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        with pytest.raises(FixConfig, match=r"1 MiB are free at .*TIDEGATE_HOME"):
+            Layout(tmp_path / "home").demand_room()
+    finally:
+        subprocess.run(("umount", tmp_path), check=True)
+
+
 def test_secrets_are_made_once_and_readable_by_their_owner_alone(layout: Layout) -> None:
     first = layout.secret("token")
     assert layout.secret("token") == first
