@@ -33,6 +33,32 @@ def test_the_default_release_runs_no_pod_but_the_one_of_helm_test() -> None:
     assert [each["metadata"]["annotations"]["helm.sh/hook"] for each in pods] == ["test"]
 
 
+def test_jobs_may_run_in_the_releases_own_namespace() -> None:
+    made = chart.objects({"jobs": {"namespace": "airflow"}})
+    assert not [each for each in made if each["kind"] == "Namespace"]
+    assert one(made, "RoleBinding")["metadata"]["namespace"] == "airflow"
+
+
+def test_no_container_is_told_one_name_twice() -> None:
+    # Helm 4 applies on the server, which takes no list with two of one name.
+    values = {
+        "antenna": {"url": "https://antenna.example.org/api/v2"},
+        "worker": {
+            "env": {"TIDEGATE_STAGING_DIR": "/elsewhere", "REGION": "plain"},
+            "secretEnv": {"REGION": "place/region"},
+        },
+    }
+    for made in chart.objects(values, chart.WITH_OPERATOR):
+        spec = made.get("spec", {})
+        for container in spec.get("template", {}).get("spec", spec).get("containers", []):
+            names = [each["name"] for each in container["env"]]
+            assert len(names) == len(set(names)), made["metadata"]["name"]
+            assert (
+                container["name"] != "doctor"
+                or {"name": "TIDEGATE_STAGING_DIR", "value": "/staging"} in container["env"]
+            )
+
+
 def test_results_outlive_the_release() -> None:
     made = chart.objects(EVERYTHING)
     kept = {

@@ -34,13 +34,12 @@ app.kubernetes.io/name: tidegate
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{- define "tidegate.workerImage" -}}
-{{- with .Values.worker.image -}}
-{{- if .digest -}}
-{{ .repository }}@{{ .digest }}
+{{/* An image by digest or tag; give (dict "root" $ "image" VALUE). */}}
+{{- define "tidegate.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
 {{- else -}}
-{{ .repository }}:{{ default $.Chart.AppVersion .tag }}
-{{- end -}}
+{{ .image.repository }}:{{ default .root.Chart.AppVersion .image.tag }}
 {{- end -}}
 {{- end -}}
 

@@ -35,7 +35,7 @@
 {{- $settings := dict
   "TIDEGATE_NAMESPACE" .Values.jobs.namespace
   "TIDEGATE_SERVICE_ACCOUNT" .Values.jobs.serviceAccount
-  "TIDEGATE_WORKER_IMAGE" (include "tidegate.workerImage" .)
+  "TIDEGATE_WORKER_IMAGE" (include "tidegate.image" (dict "root" $ "image" .Values.worker.image))
   "TIDEGATE_IMAGE_PULL_POLICY" .Values.worker.imagePullPolicy
   "TIDEGATE_CPU_REQUEST" .Values.worker.cpuRequest
   "TIDEGATE_GPUS" .Values.worker.gpus
@@ -53,6 +53,7 @@
   "TIDEGATE_NIGHTLY_RUNS" .Values.nightly.runs
   "TIDEGATE_SLACK_CHANNEL" .Values.notify.slackChannel
   "TIDEGATE_DOCS_URL" .Values.docsUrl
+  "TIDEGATE_DASHBOARDS_URL" .Values.dashboards.url
   "TIDEGATE_PRIORITY_CLASS" .Values.worker.priorityClass
   "TIDEGATE_STAGING_CLAIM" (include "tidegate.claim" (dict "root" $ "volume" "staging"))
   "TIDEGATE_RESULTS_CLAIM" (include "tidegate.claim" (dict "root" $ "volume" "results"))
