@@ -27,7 +27,7 @@ smoke: ## Five end-to-end scenarios on real Airflow, Prometheus and memory limit
 	@scripts/test smoke
 
 .PHONY: e2e
-e2e: ## Every end-to-end scenario; with KUBECONFIG=file IMAGE=name the conformance suite on that cluster
+e2e: ## Conformance and every end-to-end scenario; on a cluster with KUBECONFIG=file IMAGE=name HOST_ADDRESS=ip
 	@scripts/test e2e
 
 .PHONY: soak
@@ -35,9 +35,9 @@ soak: ## The long kill runs
 	@scripts/test soak
 
 .PHONY: demo
-demo: ## A run from trigger to numbers, shown live: SCENARIO=leak|large|oom|cap|manifest, KEEP=1 leaves the stack up
+demo: ## A run from trigger to numbers, shown live: SCENARIO=leak|large|oom|cap|manifest, KEEP=1 leaves the stack up, STACK=compose
 	@scripts/setup >&2
-	@$(CONTROL)/python -m tidegate_local demo $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(KEEP),--keep)
+	@$(CONTROL)/python -m tidegate_local demo $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(KEEP),--keep) $(if $(STACK),--stack $(STACK))
 
 .PHONY: up
 up: setup ## Start or heal the whole stack on this machine and say where it is

@@ -56,10 +56,9 @@ def measure(home: Path) -> dict[str, Measured]:
 
 
 def _one(session: Session, remedies: list[str]) -> Measured:
-    jobs = JobServer.of_workdir(session.layout.jobserver)
-    airflow = Airflow(session.layout, session.ports)
-    store = RunStore.open(f"sqlite:///{session.layout.home / 'runs.sqlite'}")
-    register(session.layout, jobs, PIPELINE)
+    doors = session.doors()
+    jobs, airflow, store = doors.jobs, Airflow(doors), RunStore.open(doors.store_url)
+    register(jobs, PIPELINE)
     job = jobs.create_job("typical", IMAGES, PIPELINE)
     dag_run = airflow.trigger(
         {"source": str(job), "pipeline": PIPELINE, "cap_gib": 4, "first_limit_mib": 768, "remedies": remedies}

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "status": ("tidegate_local.stack.status", "say which parts serve"),
     "logs": ("tidegate_local.stack.logs", "show the ends of the logs"),
     "demo": ("tidegate_local.demo.command", "run a scenario through the whole stack and show it live"),
+    "web-config": ("tidegate_local.stack.web_config", "write the password file of Prometheus and Alertmanager"),
     "discovery": ("tidegate_local.discovery.command", "tell Prometheus where the worker pods are"),
     "podapi": ("tidegate_local.podapi.command", "serve the pod API and run its pods on this machine"),
     "jobserver": ("tidegate_local.jobserver.command", "serve demo jobs with Antenna's pull API, or steer that server"),

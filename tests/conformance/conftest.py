@@ -54,6 +54,8 @@ class Cluster:
         container = {
             "name": "main",
             "image": self.image,
+            # An image that was loaded into the node may be in no registry.
+            "imagePullPolicy": "IfNotPresent",
             "command": ["python3", "-u", "-c", textwrap.dedent(program)],
             "resources": resources,
             **extra,

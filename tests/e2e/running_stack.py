@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +25,8 @@ from tidegate.core.errors import RetryLater
 from tidegate.core.slot import ResetByHuman, SlotState
 from tidegate_local.demo.airflow import DAG, OVER, Airflow
 from tidegate_local.demo.registration import register
-from tidegate_local.jobserver.control import JobServer, JobTruth
-from tidegate_local.stack.airflow_config import DEMO_PIPELINES, WORKER_IMAGE
+from tidegate_local.jobserver.control import JobTruth
+from tidegate_local.stack.airflow_config import DEMO_PIPELINES, RESULTS_CLAIM
 from tidegate_local.stack.layout import port_is_free
 from tidegate_local.stack.session import Session
 
@@ -97,12 +98,13 @@ class Outcome:
 class Stack:
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.jobs = JobServer.of_workdir(session.layout.jobserver)
-        self.airflow = Airflow(session.layout, session.ports)
-        self.store = RunStore.open(f"sqlite:///{session.layout.home / 'runs.sqlite'}")
-        connection = kubernetes.config.new_client_from_config(str(session.layout.podapi / "kubeconfig"))
-        self.pods = kubernetes.client.CoreV1Api(connection)
-        register(session.layout, self.jobs, "tidegate_demo", *DEMO_PIPELINES)
+        self.doors = session.doors()
+        self.jobs = self.doors.jobs
+        self.airflow = Airflow(self.doors)
+        self.store = RunStore.open(self.doors.store_url)
+        self.namespace = session.cluster.namespace
+        self.pods = session.cluster.core
+        register(self.jobs, "tidegate_demo", *DEMO_PIPELINES)
         # Every stack has images 1 to 60 to make jobs of; this job itself is never begun.
         self.jobs.create_job("tiny", 60, None, start=False)
 
@@ -111,7 +113,8 @@ class Stack:
     def begin(self, case: Case) -> Begun:
         job, source = None, ""
         if case.is_manifest:
-            source = self.jobs.create_manifest(f"e2e-{time.time_ns()}", case.kind, case.images)["csv"]
+            made = self.jobs.create_manifest(f"e2e-{time.time_ns()}", case.kind, case.images)
+            source = self.doors.as_pods_see(made["csv"])
         else:
             options = {"lease_seconds": LEASE_SECONDS, **case.job}
             job = self.jobs.create_job(case.kind, case.images, case.pipeline, **options)
@@ -140,7 +143,7 @@ class Stack:
     def pod(self, begun: Begun, slot: int = 0) -> Any | None:
         """The slot's live pod."""
         name = f"{pod_prefix(begun.run_id)}run-{slot}"
-        for pod in self.pods.list_namespaced_pod("default").items:
+        for pod in self.pods.list_namespaced_pod(self.namespace).items:
             if pod.metadata.name == name and pod.status.phase in ("Pending", "Running"):
                 return pod
         return None
@@ -181,6 +184,38 @@ class Stack:
             truth=self.jobs.truth(begun.job) if begun.job is not None else None,
         )
 
+    def results(self, outcome: Outcome) -> dict[str, str]:
+        """The files that a manifest job left in the results volume, by name; read by a pod, as anybody would."""
+        program = f"""
+            import json, pathlib
+            (job,) = pathlib.Path("/results").glob({outcome.run.source.job + "*"!r})
+            files = [file for file in job.rglob("*") if file.is_file()]
+            print(json.dumps({{str(file.relative_to(job)): file.read_text() for file in files}}))
+        """
+        name = f"reader-{time.time_ns()}"
+        container = {
+            "name": "reader",
+            "image": self.session.cluster.image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["python3", "-c", textwrap.dedent(program)],
+            "volumeMounts": [{"name": "results", "mountPath": "/results"}],
+            "resources": {"requests": {"memory": "64Mi"}},
+        }
+        volume = {"name": "results", "persistentVolumeClaim": {"claimName": RESULTS_CLAIM}}
+        spec = {
+            "restartPolicy": "Never",
+            "containers": [container],
+            "volumes": [volume],
+            "securityContext": {"runAsUser": Configuration().uid, "fsGroup": Configuration().uid},
+        }
+        self.pods.create_namespaced_pod(self.namespace, {"metadata": {"name": name}, "spec": spec})
+        over = lambda: self.pods.read_namespaced_pod(name, self.namespace).status.phase in ("Succeeded", "Failed")  # noqa: E731
+        self.wait(outcome.begun, over, seconds=120)
+        log = self.pods.read_namespaced_pod_log(name, self.namespace, _preload_content=False).data.decode()
+        self.pods.delete_namespaced_pod(name, self.namespace)
+        files: dict[str, str] = json.loads(log)
+        return files
+
     # -- breaking ------------------------------------------------------------------------------------------------------
 
     def kill(self, *services: str) -> None:
@@ -192,27 +227,40 @@ class Stack:
 
     @contextmanager
     def crowded_node(self, free_mib: int) -> Iterator[None]:
-        """A pod that asks for all memory of the node but this much beside the pods that run now, and uses none."""
-        (node,) = self.pods.list_node().items
-        pods = self.pods.list_namespaced_pod("default").items
-        taken = sum(
-            quantity_bytes(pod.spec.containers[0].resources.requests["memory"])
-            for pod in pods
-            if pod.status.phase in ("Pending", "Running")
-        )
-        free = quantity_bytes(node.status.allocatable["memory"]) - taken
-        container = {
-            "name": "crowd",
-            "image": WORKER_IMAGE + ":local",
-            "command": ["sleep", "3600"],
-            "resources": {"requests": {"memory": str(free - free_mib * MIB)}},
-        }
-        body = {"metadata": {"name": "crowd"}, "spec": {"restartPolicy": "Never", "containers": [container]}}
-        self.pods.create_namespaced_pod("default", body)
+        """Pods that ask for all memory of each node but this much beside what runs now, and use none."""
+        names = []
         try:
+            for place, (node, free) in enumerate(self._free_bytes().items()):
+                if free > free_mib * MIB:
+                    self._sit_on(f"crowd-{place}", node, free - free_mib * MIB)
+                    names.append(f"crowd-{place}")
             yield
         finally:
-            self.pods.delete_namespaced_pod("crowd", "default", grace_period_seconds=0)
+            for name in names:
+                self.pods.delete_namespaced_pod(name, self.namespace, grace_period_seconds=0)
+
+    def _free_bytes(self) -> dict[str, int]:
+        """What the pods of all namespaces leave of each node's memory to ask for."""
+        nodes = self.pods.list_node().items
+        free = {node.metadata.name: quantity_bytes(node.status.allocatable["memory"]) for node in nodes}
+        for pod in self.pods.list_pod_for_all_namespaces().items:
+            if pod.spec.node_name in free and pod.status.phase in ("Pending", "Running"):
+                for container in pod.spec.containers:
+                    asked = (container.resources.requests or {}) if container.resources else {}
+                    free[pod.spec.node_name] -= quantity_bytes(asked.get("memory", "0"))
+        return free
+
+    def _sit_on(self, name: str, node: str, request_bytes: int) -> None:
+        container = {
+            "name": "crowd",
+            "image": self.session.cluster.image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["sleep", "3600"],
+            "resources": {"requests": {"memory": str(request_bytes)}},
+        }
+        # On the node by name: what it asks for is taken at once, not when a scheduler gets to it.
+        spec = {"restartPolicy": "Never", "nodeName": node, "containers": [container]}
+        self.pods.create_namespaced_pod(self.namespace, {"metadata": {"name": name}, "spec": spec})
 
     def reset(self, begun: Begun, cap_bytes: int) -> None:
         """What a person does who has looked at a locked-out slot."""
@@ -234,9 +282,10 @@ def left_behind(session: Session) -> list[str]:
     processes = [f"process {row.name}" for row in session.supervisor.status() if row.pid]
     ports = [f"port {name}" for name, port in session.ports.items() if not port_is_free(port)]
     mounts = [f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines() if home in line]
+    bases = session.layout.podapi / "cgroup-bases"
     groups = [
         f"cgroup {base}"
-        for base in (session.layout.podapi / "cgroup-bases").read_text().splitlines()
+        for base in (bases.read_text().splitlines() if session.cluster.is_own else ())
         if Path(base).is_dir() and any(each.is_dir() for each in Path(base).iterdir())
     ]
     return processes + ports + mounts + groups

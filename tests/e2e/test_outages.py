@@ -57,6 +57,7 @@ def test_an_upstream_that_falls_silent_and_comes_back_costs_time_alone(stack: St
     assert len(outcome.attempts) == 1
 
 
+@pytest.mark.needs("own pod API")
 def test_a_pod_api_killed_while_pods_run_comes_back_and_finds_them(stack: Stack) -> None:
     begun = stack.begin(Case(SLOW, images=60))
     stack.wait_until_working(begun)

@@ -50,7 +50,7 @@ def test_a_pod_deleted_by_hand_is_replaced_without_a_step_of_the_ladder(stack: S
     stack.wait_until_working(begun, images=10)
     pod = stack.pod(begun)
     assert pod is not None
-    stack.pods.delete_namespaced_pod(pod.metadata.name, "default")
+    stack.pods.delete_namespaced_pod(pod.metadata.name, stack.namespace)
     outcome = stack.finish(begun)
     outcome.assert_whole()
     assert outcome.summary["trips"] == 0
@@ -62,7 +62,7 @@ def test_a_pod_that_goes_after_the_last_image_leaves_a_run_that_is_done(stack: S
     begun = stack.begin(Case("tidegate_demo_slow", images=40, job={"save_delay_seconds": 3.0}))
     stack.wait(begun, lambda: stack.answered(begun) == 40)
     if (pod := stack.pod(begun)) is not None:
-        stack.pods.delete_namespaced_pod(pod.metadata.name, "default")
+        stack.pods.delete_namespaced_pod(pod.metadata.name, stack.namespace)
     outcome = stack.finish(begun)
     outcome.assert_whole()
     outcome.assert_redone_at_most(0)

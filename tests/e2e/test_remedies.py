@@ -13,6 +13,7 @@ MIB = 1024**2
 
 
 @pytest.mark.smoke
+@pytest.mark.needs("resize")
 @pytest.mark.begins(Case(LEAK, images=72, params={"first_limit_mib": 768}))
 def test_a_leak_is_met_by_a_resize_in_place_and_no_pod_dies(outcome: Outcome) -> None:
     outcome.assert_whole()
@@ -79,6 +80,7 @@ def test_two_slots_share_a_job_and_each_has_a_breaker_of_its_own(outcome: Outcom
     outcome.assert_redone_at_most(0)
 
 
+@pytest.mark.needs("resize")
 def test_a_run_that_is_not_to_act_trips_alerts_and_leaves_the_pod_alone(stack: Stack) -> None:
     begun = stack.begin(Case(LEAK, images=100, params={"first_limit_mib": 768, "remedies": []}))
     stack.wait(begun, lambda: stack.store.trips(begun.run_id))
@@ -86,7 +88,7 @@ def test_a_run_that_is_not_to_act_trips_alerts_and_leaves_the_pod_alone(stack: S
     before = stack.pod(begun)
     assert before is not None
     # A person sees the alert and lets it have more.
-    stack.pods.patch_namespaced_pod_resize(before.metadata.name, "default", _memory("2Gi"))
+    stack.pods.patch_namespaced_pod_resize(before.metadata.name, stack.namespace, _memory("2Gi"))
     outcome = stack.finish(begun)
     outcome.assert_whole()
     assert len(outcome.attempts) == 1

@@ -11,18 +11,15 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.smoke
+@pytest.mark.needs("volume", "ledger")
 @pytest.mark.begins(Case("tidegate_demo", images=100, is_manifest=True))
 def test_a_manifest_becomes_part_files_with_each_image_once(outcome: Outcome, stack: Stack) -> None:
     assert outcome.state == "success"
     assert outcome.summary["acked"] == 100
-    (index_path,) = stack.session.layout.results.glob(f"{outcome.run.source.job}*/_index.json")
-    index = json.loads(index_path.read_text())
+    files = stack.results(outcome)
+    index = json.loads(files["_index.json"])
     assert index["complete"]
-    rows = [
-        json.loads(line)
-        for part in index["parts"]
-        for line in (index_path.parent / part["name"]).read_text().splitlines()
-    ]
+    rows = [json.loads(line) for part in index["parts"] for line in files[part["name"]].splitlines()]
     assert sorted(row["row"] for row in rows) == list(range(100))
     assert [row["error"] for row in rows if row["error"]] == []
 

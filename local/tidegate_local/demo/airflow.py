@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 import requests
 
 from tidegate.core.errors import RetryLater
-from tidegate_local.stack.airflow_config import ADMIN
-from tidegate_local.stack.layout import LOOPBACK, Layout
+from tidegate_local.stack.doors import Doors
 
 CALL_SECONDS: Final = 30.0
+#: From a healthy DAG processor to a DAG that has been read.
+DAG_SECONDS: Final = 300.0
 DAG: Final = "tidegate_batch_inference"
 OVER: Final = frozenset({"success", "failed"})
 
@@ -19,14 +21,16 @@ OVER: Final = frozenset({"success", "failed"})
 class Airflow:
     """Airflow's API as the stack's administrator."""
 
-    def __init__(self, layout: Layout, ports: Mapping[str, int]) -> None:
-        self.address = f"http://{LOOPBACK}:{ports['airflow']}"
-        self._password = layout.secret("airflow-admin-password")
+    def __init__(self, doors: Doors) -> None:
+        self.address = doors.airflow_url
+        self._user = doors.airflow_user
+        self._password = doors.airflow_password
         self._session = requests.Session()
         self._session.trust_env = False
 
     def trigger(self, params: Mapping[str, Any], dag: str = DAG) -> str:
         """Start a run of the DAG; its id."""
+        self._await(dag)
         body = {"logical_date": None, "conf": dict(params)}
         return str(self._call("POST", f"/dags/{dag}/dagRuns", body)["dag_run_id"])
 
@@ -60,6 +64,19 @@ class Airflow:
     def url(self, dag_run: str, dag: str = DAG) -> str:
         return f"{self.address}/dags/{dag}/runs/{dag_run}"
 
+    def _await(self, dag: str) -> None:
+        """Return once Airflow knows the DAG: a processor that is healthy may still be reading it."""
+        deadline = time.monotonic() + DAG_SECONDS
+        while True:
+            try:
+                self._call("GET", f"/dags/{dag}")
+            except RetryLater:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
+            else:
+                return
+
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         for is_last in (False, True):
             if "Authorization" not in self._session.headers:
@@ -77,9 +94,9 @@ class Airflow:
     def _sign_in(self) -> None:
         answer = self._session.post(
             f"{self.address}/auth/token",
-            json={"username": ADMIN, "password": self._password},
+            json={"username": self._user, "password": self._password},
             timeout=CALL_SECONDS,
         )
         if not answer.ok:
-            raise RetryLater(f"Airflow refuses the stack's own password ({answer.status_code}); make down, then again")
+            raise RetryLater(f"Airflow refuses the stack's own password ({answer.status_code}); start it anew")
         self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"

@@ -1,4 +1,4 @@
-"""`tidegate-local demo`: start the stack, run a scenario through Airflow, show it live, end with numbers.
+"""`tidegate-local demo`: run a scenario through Airflow on a stack of its own or on compose's, live, to its numbers.
 
 The last line on standard output is one JSON object; all else goes to standard error.
 """
@@ -9,8 +9,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from rich.console import Console
@@ -23,7 +23,9 @@ from tidegate_local.demo.airflow import DAG, OVER, Airflow
 from tidegate_local.demo.registration import register
 from tidegate_local.demo.scenarios import SCENARIOS, Scenario
 from tidegate_local.demo.view import Memory, Moment, line, picture, slots_of
-from tidegate_local.jobserver.control import JobServer, JobTruth
+from tidegate_local.jobserver.control import JobTruth
+from tidegate_local.stack import compose
+from tidegate_local.stack.doors import Doors
 from tidegate_local.stack.layout import Layout
 from tidegate_local.stack.session import Session, add_home_argument, say
 from tidegate_local.stack.supervisor import exclusive
@@ -37,12 +39,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_home_argument(parser)
     shown = "; ".join(f"{name}: {scenario.shows}" for name, scenario in SCENARIOS.items())
     parser.add_argument("--scenario", choices=SCENARIOS, default="leak", help=f"{shown} (default: %(default)s)")
+    parser.add_argument(
+        "--stack", choices=_STACKS, default="local", help="one of its own, or docker compose's (default: %(default)s)"
+    )
     parser.add_argument("--keep", action="store_true", help="leave the stack running and print where it is")
 
 
 def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     scenario = SCENARIOS[arguments.scenario]
+    with _STACKS[arguments.stack](arguments) as doors:
+        say(f"scenario {scenario.name}: {scenario.shows}")
+        numbers = Demo(doors, scenario).run(began)
+    print(json.dumps(numbers), flush=True)
+    is_whole = numbers["state"] == "success" and not numbers["lost"] and not numbers["duplicates"]
+    return 0 if is_whole else 1
+
+
+@contextmanager
+def _local(arguments: argparse.Namespace) -> Iterator[Doors]:
     layout = Layout(arguments.home.resolve())
     layout.demand_room()
     layout.make()
@@ -50,26 +65,30 @@ def run(arguments: argparse.Namespace) -> int:
         session = Session.started(arguments.home)
         if not arguments.keep:
             cleaning.callback(session.supervisor.down)
-        say(f"scenario {scenario.name}: {scenario.shows}")
-        numbers = Demo(session, scenario).run(began)
+        yield session.doors()
         if arguments.keep:
             for name, where in session.addresses():
                 say(f"{name:15} {where}")
-    print(json.dumps(numbers), flush=True)
-    is_whole = numbers["state"] == "success" and not numbers["lost"] and not numbers["duplicates"]
-    return 0 if is_whole else 1
+
+
+@contextmanager
+def _compose(_: argparse.Namespace) -> Iterator[Doors]:
+    # Who started it ends it.
+    yield compose.doors()
+
+
+_STACKS: Final = {"local": _local, "compose": _compose}
 
 
 class Demo:
     """One scenario on a stack that serves."""
 
-    def __init__(self, session: Session, scenario: Scenario) -> None:
-        self._session = session
+    def __init__(self, doors: Doors, scenario: Scenario) -> None:
+        self._doors = doors
         self._scenario = scenario
-        self._jobs = JobServer.of_workdir(session.layout.jobserver)
-        self._airflow = Airflow(session.layout, session.ports)
-        self._store = RunStore.open(f"sqlite:///{session.layout.home / 'runs.sqlite'}")
-        self._memory = Memory(session.layout, session.ports)
+        self._airflow = Airflow(doors)
+        self._store = RunStore.open(doors.store_url)
+        self._memory = Memory(doors)
 
     def run(self, began: float) -> dict[str, Any]:
         """Trigger the DAG, watch it to its end, and count what became of every image."""
@@ -81,13 +100,13 @@ class Demo:
         return self._numbers(dag_run, state, truth(), time.monotonic() - began)
 
     def _job(self) -> tuple[str, Callable[[], JobTruth | None]]:
-        scenario = self._scenario
-        register(self._session.layout, self._jobs, scenario.pipeline)
+        scenario, jobs = self._scenario, self._doors.jobs
+        register(jobs, scenario.pipeline)
         if scenario.is_manifest:
-            made = self._jobs.create_manifest(f"demo-{int(time.time())}", scenario.kind, scenario.images)
-            return made["csv"], lambda: None
-        job = self._jobs.create_job(scenario.kind, scenario.images, scenario.pipeline)
-        return str(job), lambda: self._jobs.truth(job)
+            made = jobs.create_manifest(f"demo-{int(time.time())}", scenario.kind, scenario.images)
+            return self._doors.as_pods_see(made["csv"]), lambda: None
+        job = jobs.create_job(scenario.kind, scenario.images, scenario.pipeline)
+        return str(job), lambda: jobs.truth(job)
 
     def _watch(self, dag_run: str, truth: Callable[[], JobTruth | None]) -> str:
         began = time.monotonic()

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 from tidegate.core.errors import FixConfig
 from tidegate_local.jobserver.control import JobServer
-from tidegate_local.stack.layout import REPOSITORY, Layout
+from tidegate_local.stack.layout import REPOSITORY
 
 
-def register(layout: Layout, jobs: JobServer, *pipelines: str) -> None:
+def register(jobs: JobServer, *pipelines: str) -> None:
     """Run `tidegate-worker register`; safe to repeat."""
     worker = REPOSITORY / ".venv" / "worker" / "bin" / "tidegate-worker"
     done = subprocess.run(
         (str(worker), "register", *(word for pipeline in pipelines for word in ("--pipeline", pipeline))),
         env={
             "PATH": os.defpath,
-            "HOME": str(layout.home),
+            "HOME": str(Path.home()),
             "TIDEGATE_ANTENNA_URL": jobs.api_url,
-            "TIDEGATE_ANTENNA_TOKEN_FILE": str(layout.jobserver / "token"),
+            "TIDEGATE_ANTENNA_TOKEN": jobs.token,
         },
         stdin=subprocess.DEVNULL,
         capture_output=True,

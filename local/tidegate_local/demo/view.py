@@ -14,8 +14,7 @@ from rich.table import Table
 from tidegate.adapters.run_store import RunStore, StoredTrip
 from tidegate.core.contract import MIB, Metric
 from tidegate.core.slot import SlotState
-from tidegate_local.stack import metrics_config
-from tidegate_local.stack.layout import LOOPBACK, Layout
+from tidegate_local.stack.doors import Doors
 
 QUERY_SECONDS: Final = 2.0
 BAR_CELLS: Final = 24
@@ -38,9 +37,9 @@ class Moment:
 class Memory:
     """The newest memory sample of each pod of a run."""
 
-    def __init__(self, layout: Layout, ports: Mapping[str, int]) -> None:
-        self._url = f"http://{LOOPBACK}:{ports['prometheus']}/api/v1/query"
-        self._auth = (metrics_config.USER, layout.secret("metrics-password"))
+    def __init__(self, doors: Doors) -> None:
+        self._url = f"{doors.prometheus_url}/api/v1/query"
+        self._auth = (doors.prometheus_user, doors.prometheus_password)
 
     def by_pod(self, prefix: str) -> dict[str, float]:
         query = f'{Metric.MEMORY_NONRECLAIMABLE}{{pod=~"{prefix}run-.*"}}'

@@ -11,12 +11,13 @@ from typing import Final
 import requests
 
 from tidegate_local.stack import metrics_config
+from tidegate_local.stack.cluster import Cluster
 from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout
 
 ADMIN: Final = "admin"
-WORKER_IMAGE: Final = "tidegate-worker"
 #: Name of the Kubernetes Secret that pods read the token from.
 TOKEN_SECRET: Final = "antenna"  # noqa: S105 - its name, not its value
+LEDGER_SECRET: Final = "ledger"  # noqa: S105 - likewise
 RESULTS_CLAIM: Final = "results"
 STAGING_CLAIM: Final = "staging"
 LEDGER: Final = "ledger.sqlite"
@@ -40,9 +41,10 @@ DEMO_PIPELINES: Final = {
 }
 
 
-def environment(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
+def environment(layout: Layout, ports: dict[str, int], cluster: Cluster) -> dict[str, str]:
     """All that differs from Airflow's defaults, with the reason where it is not plain."""
     address = f"http://{LOOPBACK}:{ports['airflow']}"
+    kubeconfig = layout.airflow_kubeconfig if cluster.has_roles else cluster.kubeconfig
     return {
         "AIRFLOW_HOME": str(layout.airflow),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
@@ -72,46 +74,64 @@ def environment(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        # On a busy machine the imports alone have taken longer than the usual 30 s, and a DAG that times out is none.
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "240",
+        "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "300",
+        # Each of its many short processes would compile the same packages again where a caller keeps them uncompiled.
+        "PYTHONDONTWRITEBYTECODE": "",
         "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(
-            {"conn_type": "kubernetes", "extra": {"kube_config_path": str(layout.podapi / "kubeconfig")}}
+            {"conn_type": "kubernetes", "extra": {"kube_config_path": str(kubeconfig)}}
         ),
-        **_tidegate(layout, ports),
+        **_tidegate(layout, ports, cluster),
         "PYTHONUNBUFFERED": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
 
 
-def _tidegate(layout: Layout, ports: dict[str, int]) -> dict[str, str]:
+def _tidegate(layout: Layout, ports: dict[str, int], cluster: Cluster) -> dict[str, str]:
     """What the DAGs of this stack are told: where its own servers are and which secrets its pods may name."""
     return {
-        "TIDEGATE_RUN_STORE_URL": f"sqlite:///{layout.home / 'runs.sqlite'}",
+        "TIDEGATE_RUN_STORE_URL": layout.store_url,
         "TIDEGATE_PROMETHEUS_URL": f"http://{LOOPBACK}:{ports['prometheus']}",
         "TIDEGATE_PROMETHEUS_USER": metrics_config.USER,
         "TIDEGATE_PROMETHEUS_PASSWORD_FILE": str(layout.secrets / "metrics-password"),
-        "TIDEGATE_WORKER_IMAGE": f"{WORKER_IMAGE}:local",
+        "TIDEGATE_NAMESPACE": cluster.namespace,
+        "TIDEGATE_WORKER_IMAGE": cluster.image,
+        "TIDEGATE_RESIZE": str(cluster.resizes),
         # One CPU a pod would leave none for Airflow on a small machine; requests are promises, not ceilings.
         "TIDEGATE_CPU_REQUEST": "200m",
-        "TIDEGATE_ANTENNA_URL": f"http://{LOOPBACK}:{ports['jobserver']}/api/v2",
+        "TIDEGATE_ANTENNA_URL": f"{cluster.jobs_url_here(ports['jobserver'])}/api/v2",
         "TIDEGATE_ANTENNA_TOKEN_FILE": str(layout.jobserver / "token"),
-        "TIDEGATE_POD_SECRETS": json.dumps({"TIDEGATE_ANTENNA_TOKEN": f"{TOKEN_SECRET}/token"}),
+        "TIDEGATE_POD_SECRETS": json.dumps(
+            {
+                "TIDEGATE_ANTENNA_TOKEN": f"{TOKEN_SECRET}/token",
+                **({"TIDEGATE_LEDGER_URL": f"{LEDGER_SECRET}/url"} if cluster.ledger_url else {}),
+            }
+        ),
         "TIDEGATE_POD_ENV": json.dumps(
             {
-                "TIDEGATE_ANTENNA_URL": f"http://{LOOPBACK}:{ports['jobserver']}/api/v2",
-                "TIDEGATE_ALLOWED_NETWORKS": "127.0.0.0/8",
-                "TIDEGATE_LEDGER_URL": f"sqlite:////results/{LEDGER}",
+                "TIDEGATE_ANTENNA_URL": f"{cluster.jobs_url_of_pods(ports['jobserver'])}/api/v2",
+                "TIDEGATE_ALLOWED_NETWORKS": cluster.host_address,
+                **({"TIDEGATE_LEDGER_URL": f"sqlite:////results/{LEDGER}"} if cluster.is_own else {}),
                 # What the caller sets for pods comes on top, as it would on a cluster.
                 **json.loads(os.environ.get("TIDEGATE_POD_ENV", "{}")),
             }
         ),
         "TIDEGATE_PIPELINES": json.dumps(["tidegate_demo", *DEMO_PIPELINES]),
         "TIDEGATE_PIPELINE_ENV": json.dumps(DEMO_PIPELINES),
-        "TIDEGATE_RESULTS_CLAIM": RESULTS_CLAIM,
-        # The same file as the pods see it below their mount.
-        "TIDEGATE_LEDGER_URL": f"sqlite:///{layout.results / LEDGER}",
+        **({"TIDEGATE_RESULTS_CLAIM": RESULTS_CLAIM} if cluster.has_volumes else {}),
+        **_ledger(layout, cluster),
         # It outlives the pod: what a killed worker had leased is taken up by the next instead of waiting for Antenna.
-        "TIDEGATE_STAGING_CLAIM": STAGING_CLAIM,
+        # On a cluster it would have to be a volume that many nodes write to, which few storage classes offer.
+        **({"TIDEGATE_STAGING_CLAIM": STAGING_CLAIM} if cluster.is_own else {}),
     }
+
+
+def _ledger(layout: Layout, cluster: Cluster) -> dict[str, str]:
+    if cluster.is_own:
+        # The same file as the pods see it below their mount.
+        return {"TIDEGATE_LEDGER_URL": f"sqlite:///{layout.results / LEDGER}"}
+    return {"TIDEGATE_LEDGER_URL": cluster.ledger_url} if cluster.ledger_url else {}
 
 
 def database_file(layout: Layout) -> Path:

@@ -72,6 +72,25 @@ class Layout:
         return self.podapi / "claims" / "default" / "results"
 
     @property
+    def airflow_kubeconfig(self) -> Path:
+        """As whom Airflow works in the cluster."""
+        return self.secrets / "airflow-kubeconfig"
+
+    @property
+    def scrape_token(self) -> Path:
+        """As whom Prometheus reads through a foreign cluster's API server, and who signed that server's certificate."""
+        return self.secrets / "scrape-token"
+
+    @property
+    def cluster_authority(self) -> Path:
+        return self.secrets / "cluster-ca.crt"
+
+    @property
+    def store_url(self) -> str:
+        """Of the run store."""
+        return f"sqlite:///{self.home / 'runs.sqlite'}"
+
+    @property
     def pids(self) -> Path:
         return self.home / "pids.json"
 

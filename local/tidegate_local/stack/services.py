@@ -16,16 +16,16 @@ import yaml
 from tidegate.core.errors import FixConfig
 from tidegate_local.jobserver.control import JobServer
 from tidegate_local.stack import airflow_config, metrics_config
-from tidegate_local.stack.airflow_config import WORKER_IMAGE
+from tidegate_local.stack.cluster import WORKER_IMAGE, Cluster
 from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout
 from tidegate_local.stack.supervisor import Service
 
 AIRFLOW_VERSION_FILE: Final = "database-of-version"
 
 
-def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
+def services(layout: Layout, ports: dict[str, int], cluster: Cluster) -> tuple[Service, ...]:
     python = sys.executable
-    airflow_env = airflow_config.environment(layout, ports)
+    airflow_env = airflow_config.environment(layout, ports, cluster)
     airflow = str(Path(python).parent / "airflow")
 
     def of_airflow(component: str) -> Callable[[], str | None]:
@@ -42,27 +42,8 @@ def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
     def job_server_answers() -> str | None:
         return job_server_health(layout)
 
-    def pod_api_answers() -> str | None:
-        return _unhealthy(f"https://{LOOPBACK}:{ports['podapi']}/readyz", verify=str(layout.podapi / "ca.crt"))
-
     return (
-        Service(
-            name="podapi",
-            argv=(
-                python,
-                "-m",
-                "tidegate_local",
-                "podapi",
-                "--workdir",
-                str(layout.podapi),
-                "--port",
-                str(ports["podapi"]),
-            ),
-            unhealthy=pod_api_answers,
-            # It ends its pods first, each with its own grace.
-            stop_seconds=40.0,
-            ports=("podapi",),
-        ),
+        *((_pod_api(layout, ports),) if cluster.is_own else ()),
         Service(
             name="jobserver",
             argv=(
@@ -71,6 +52,8 @@ def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
                 "tidegate_local.jobserver",
                 "--workdir",
                 str(layout.jobserver),
+                "--host",
+                cluster.binds,
                 "--port",
                 str(ports["jobserver"]),
             ),
@@ -85,7 +68,9 @@ def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
                 "tidegate_local",
                 "discovery",
                 "--kubeconfig",
-                str(layout.podapi / "kubeconfig"),
+                str(cluster.kubeconfig),
+                "--namespace",
+                cluster.namespace,
                 "--token-file",
                 str(layout.secrets / "discovery-token"),
                 "--port",
@@ -149,14 +134,30 @@ def services(layout: Layout, ports: dict[str, int]) -> tuple[Service, ...]:
     )
 
 
-def prepare(layout: Layout, ports: dict[str, int], say: Callable[[str], None]) -> None:
+def _pod_api(layout: Layout, ports: dict[str, int]) -> Service:
+    def answers() -> str | None:
+        return _unhealthy(f"https://{LOOPBACK}:{ports['podapi']}/readyz", verify=str(layout.podapi / "ca.crt"))
+
+    options = ("--workdir", str(layout.podapi), "--port", str(ports["podapi"]))
+    return Service(
+        name="podapi",
+        argv=(sys.executable, "-m", "tidegate_local", "podapi", *options),
+        unhealthy=answers,
+        # It ends its pods first, each with its own grace.
+        stop_seconds=40.0,
+        ports=("podapi",),
+    )
+
+
+def prepare(layout: Layout, ports: dict[str, int], cluster: Cluster, say: Callable[[str], None]) -> None:
     """Write every configuration and bring Airflow's database to this version; safe to repeat."""
     layout.make()
     layout.secret("discovery-token")
-    _write_image_table(layout)
-    metrics_config.write(layout, ports)
+    if cluster.is_own:
+        _write_image_table(layout)
+    metrics_config.write(layout, ports, cluster)
     airflow_config.write_password(layout)
-    _migrate(layout, ports, say)
+    _migrate(layout, airflow_config.environment(layout, ports, cluster), say)
 
 
 def job_server_health(layout: Layout) -> str | None:
@@ -176,7 +177,7 @@ def _write_image_table(layout: Layout) -> None:
     (layout.podapi / "images.yaml").write_text(yaml.safe_dump({"images": {f"{WORKER_IMAGE}:*": image}}))
 
 
-def _migrate(layout: Layout, ports: dict[str, int], say: Callable[[str], None]) -> None:
+def _migrate(layout: Layout, environment: dict[str, str], say: Callable[[str], None]) -> None:
     from importlib.metadata import version
 
     stamp = layout.airflow / AIRFLOW_VERSION_FILE
@@ -186,7 +187,7 @@ def _migrate(layout: Layout, ports: dict[str, int], say: Callable[[str], None]) 
     airflow = str(Path(sys.executable).parent / "airflow")
     done = subprocess.run(
         (airflow, "db", "migrate"),
-        env=airflow_config.environment(layout, ports),
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidegate_local.jobserver.control import JobServer
 from tidegate_local.stack import metrics_config
 from tidegate_local.stack.airflow_config import ADMIN
+from tidegate_local.stack.cluster import Cluster
+from tidegate_local.stack.doors import Doors
 from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout
-from tidegate_local.stack.provisioning import provision
+from tidegate_local.stack.provisioning import provision, withdraw, write_authority
 from tidegate_local.stack.services import prepare, services
 from tidegate_local.stack.supervisor import Supervisor
 
@@ -35,30 +38,55 @@ def say(line: str) -> None:
 class Session:
     layout: Layout
     ports: dict[str, int]
+    cluster: Cluster
     supervisor: Supervisor
 
     @classmethod
-    def open(cls, home: Path, tell: Callable[[str], None] = say) -> Session:
+    def open(cls, home: Path, tell: Callable[[str], None] = say, cluster: Cluster | None = None) -> Session:
         layout = Layout(home.resolve())
         layout.make()
         ports = layout.ports()
-        return cls(layout, ports, Supervisor(layout, services(layout, ports), tell))
+        cluster = cluster or Cluster.own(layout)
+        return cls(layout, ports, cluster, Supervisor(layout, services(layout, ports, cluster), tell))
 
     @classmethod
-    def started(cls, home: Path, tell: Callable[[str], None] = say) -> Session:
-        """The stack at `home`, serving; raises what keeps it from it."""
-        session = cls.open(home, tell)
+    def started(cls, home: Path, tell: Callable[[str], None] = say, cluster: Cluster | None = None) -> Session:
+        """The stack at `home`, serving, with its pods on `cluster` or its own; raises what keeps it from it."""
+        session = cls.open(home, tell, cluster)
         taken = session.supervisor.taken_ports(session.ports)
         if taken:
             tell(f"another program has the port of {', '.join(taken)}: choosing anew")
             # Addresses stand in other services' configuration, so all of them start anew.
             session.supervisor.down()
             session.layout.forget_ports(*taken)
-            session = cls.open(home, tell)
-        prepare(session.layout, session.ports, tell)
+            session = cls.open(home, tell, cluster)
+        if not session.cluster.is_own:
+            write_authority(session.layout, session.cluster)
+        prepare(session.layout, session.ports, session.cluster, tell)
         session.supervisor.up()
-        provision(session.layout)
+        provision(session.layout, session.cluster)
         return session
+
+    def doors(self) -> Doors:
+        """What opens the servers of a stack that serves."""
+        jobs = JobServer.of_workdir(self.layout.jobserver)
+        return Doors(
+            airflow_url=f"http://{LOOPBACK}:{self.ports['airflow']}",
+            airflow_user=ADMIN,
+            airflow_password=self.layout.secret("airflow-admin-password"),
+            prometheus_url=f"http://{LOOPBACK}:{self.ports['prometheus']}",
+            prometheus_user=metrics_config.USER,
+            prometheus_password=self.layout.secret("metrics-password"),
+            store_url=self.layout.store_url,
+            jobs=JobServer(self.cluster.jobs_url_here(self.ports["jobserver"]), jobs.token),
+            jobs_url_of_pods=self.cluster.jobs_url_of_pods(self.ports["jobserver"]),
+        )
+
+    def ended(self) -> None:
+        """End what `started` began, on a foreign cluster too; the state on this machine stays."""
+        self.supervisor.down()
+        if not self.cluster.is_own:
+            withdraw(self.cluster)
 
     def addresses(self) -> list[tuple[str, str]]:
         """Where a person finds what, with where the passwords lie."""
@@ -74,7 +102,7 @@ class Session:
                 f"{at('prometheus')}  (user {metrics_config.USER}, password in {secrets / 'metrics-password'})",
             ),
             ("Alertmanager", f"{at('alertmanager')}  (same user and password as Prometheus)"),
-            ("Kubernetes API", f"KUBECONFIG={self.layout.podapi / 'kubeconfig'}"),
-            ("job server", at("jobserver")),
+            ("Kubernetes API", f"KUBECONFIG={self.cluster.kubeconfig}"),
+            ("job server", self.cluster.jobs_url_here(self.ports["jobserver"])),
             ("logs", str(self.layout.logs)),
         ]
