@@ -27,6 +27,7 @@ PORT_NAMES: Final = (
     "triggerer_logs",
     "podapi",
     "discovery",
+    "exporter",
     "jobserver",
     "prometheus",
     "alertmanager",

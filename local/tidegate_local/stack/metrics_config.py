@@ -53,6 +53,10 @@ def prometheus(layout: Layout, ports: dict[str, int], cluster: Cluster) -> dict[
         "scrape_configs": [
             _workers("tidegate-worker", layout, ports, "/targets"),
             *(_node(layout, ports) if cluster.is_own else [_proxied_workers(layout, ports, cluster)]),
+            {
+                "job_name": "tidegate-exporter",
+                "static_configs": [{"targets": [f"{LOOPBACK}:{ports['exporter']}"]}],
+            },
         ],
     }
 

@@ -39,6 +39,9 @@ def services(layout: Layout, ports: dict[str, int], cluster: Cluster) -> tuple[S
     def discovery_answers() -> str | None:
         return _unhealthy(f"http://{LOOPBACK}:{ports['discovery']}/healthz")
 
+    def exporter_answers() -> str | None:
+        return _unhealthy(f"http://{LOOPBACK}:{ports['exporter']}/metrics")
+
     def job_server_answers() -> str | None:
         return job_server_health(layout)
 
@@ -78,6 +81,13 @@ def services(layout: Layout, ports: dict[str, int], cluster: Cluster) -> tuple[S
             ),
             unhealthy=discovery_answers,
             ports=("discovery",),
+        ),
+        Service(
+            name="exporter",
+            argv=(python, "-m", "tidegate", "exporter", "--port", str(ports["exporter"])),
+            env=airflow_env,
+            unhealthy=exporter_answers,
+            ports=("exporter",),
         ),
         Service(
             name="alertmanager",
