@@ -47,6 +47,8 @@ class Policy:
 
     #: The slowest remedy: drain, confirm the old pod gone, schedule, load the model.
     remedy_seconds: float = 60.0
+    #: The quickest remedy: a resize in place.
+    quick_remedy_seconds: float = 15.0
     #: The next scrape may be late or lost: two of them are waited for, never more.
     scrapes_waited: float = 2.0
     #: A velocity measured over a few samples errs by about a fifth.
@@ -58,6 +60,11 @@ class Policy:
     #: The long window, and the stretches whose highs stand for it.
     long_window_seconds: float = 600.0
     long_window_stretches: int = 12
+    #: A stretch holds at least so many samples, so that the tops of quick teeth differ little between stretches.
+    long_stretch_samples: float = 4.0
+    #: The middle window of stretches, for ramps of minutes under teeth or load.
+    middle_window_stretches: int = 8
+    stretch_samples: float = 3.0
     #: Rises in a row that make a fast trend: three, so that two samples of one jump never do ...
     rises_in_a_row: int = 3
     #: ... and one fewer where credits in flight rule out that the rise is an admitted burst.
@@ -72,6 +79,8 @@ class Policy:
     noise_sigmas: float = 6.0
     #: The long window is judged a dozen times an hour, not every sample.
     slow_noise_sigmas: float = 4.0
+    #: Noise is at most the range of the long window over this many sigmas: teeth have a height, normal noise has tails.
+    range_sigmas: float = 4.0
     #: Memory counters are never quieter than this share of the limit.
     noise_floor_ratio: float = 0.001
     #: A rise that has used less of the headroom it started with is not yet an emergency.
@@ -108,6 +117,8 @@ class Policy:
     warm_up_seconds: float = 120.0
     #: ... and until a plateau, levels below this share of the limit are the model's where no plan says otherwise.
     warm_up_ratio: float = 0.9
+    #: ... or this share of the room above what the plan foresaw, for plans err most here.
+    warm_up_room: float = 0.3
     #: Within this time of the warm-up, heights that the plan foresaw mean nothing: collectors take minutes to show.
     acquaintance_seconds: float = 600.0
     #: After a remedy: until its effect is in the samples.

@@ -7,6 +7,7 @@ load they stand for is taken off first, for load ends with the budget and growth
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ class _Point:
     memory: float
     judged: float
     calm: float
+    #: Memory without the load as it was a sample ago, where that was more: what surely is no load.
+    least: float
     in_flight: float
     told: bool
     acked: float
@@ -52,21 +55,33 @@ class Growth:
         self._limit_bytes = limit
         self._interval_seconds = 0.0
         self._noise = Noise(policy.noise_floor_ratio * limit)
+        self._noise_bytes = self._noise.sigma
         self._rises = Rises(first.t_seconds, first.nonreclaimable_bytes, policy.usual_rise_seconds)
         self._load_share = Share(policy.load_share_low, policy.load_share_high, policy.load_share_scale_ratio * limit)
         self._swing_bytes = 0.0
+        self._range_bytes = math.inf
         self.warming_up = True
         self.peak_bytes = 0.0
         self._recent: deque[_Point] = deque(maxlen=policy.steady_samples)
         self._history: deque[_Point] = deque(maxlen=policy.long_window_stretches)
         self._stretch_seconds = policy.long_window_seconds / policy.long_window_stretches
-        self._level = Stretches(self._stretch_seconds, policy.long_window_stretches, 1)
+        self._levels = self._no_levels(1)
+
+    def _no_levels(self, side: int) -> tuple[Stretches, Stretches]:
+        """The middle and the long window, still empty."""
+        return Stretches(self._policy.middle_window_stretches, side), Stretches(
+            self._policy.long_window_stretches, side
+        )
+
+    @property
+    def _level(self) -> Stretches:
+        return self._levels[1]
 
     def broke_off(self) -> None:
         """Samples were missing for long: what was learnt of the process stays, trends across the gap do not."""
         self._recent.clear()
         self._history.clear()
-        self._level = Stretches(self._stretch_seconds, self._policy.long_window_stretches, 1)
+        self._levels = self._no_levels(1)
 
     def observe(self, sample: Sample, interval_seconds: float) -> None:
         """Take in a sample later than the last; samples come about every `interval_seconds`."""
@@ -81,20 +96,29 @@ class Growth:
         recent.append(point)
         if not self._history or point.time - self._history[-1].time >= self._stretch_seconds:
             self._history.append(point)
+            levels = [each.judged for each in self._history]
+            self._range_bytes = max(levels) - min(levels) if len(levels) == self._history.maxlen else math.inf
         if len(recent) >= 3:
             a, b = recent[-3], recent[-2]
             self._noise.observe((a.time, a.judged), (b.time, b.judged), (point.time, point.judged))
+        # Teeth scatter by no more than their height, which a median of deviations cannot know.
+        floor = policy.noise_floor_ratio * sample.limit_bytes
+        self._noise_bytes = max(floor, min(self._noise.sigma, self._range_bytes / policy.range_sigmas))
         was_warming_up, self.warming_up = self.warming_up, self._warms_up(point.time)
         if was_warming_up and not self.warming_up:
             self._rises.close(point.time, point.calm)
             self._warm_at = point.time
         settle = max(policy.settle_seconds, policy.settle_scrapes * interval_seconds)
-        self._rises.observe(point.time, point.calm, policy.noise_sigmas * self._noise.sigma, settle)
+        self._rises.observe(point.time, point.calm, policy.noise_sigmas * self._noise_bytes, settle)
         if self.warming_up or len(recent) == 1:
             # Load is taken off where it is told, so the highs are the level; where not, the level lies under the load.
             side = 1 if point.told else -1
-            self._level = Stretches(self._stretch_seconds, policy.long_window_stretches, side)
-        self._level.observe(point.time, point.calm)
+            self._levels = self._no_levels(side)
+        middle, long = self._levels
+        middle.observe(point.time, point.least, policy.stretch_samples * interval_seconds * 0.98)
+        long.observe(
+            point.time, point.least, max(self._stretch_seconds, policy.long_stretch_samples * interval_seconds * 0.98)
+        )
         if not self.warming_up:
             self._swing_bytes *= 0.5 ** (interval_seconds / policy.swing_half_life_seconds)
             self._swing_bytes = max(self._swing_bytes, point.memory - self._level.level)
@@ -110,7 +134,9 @@ class Growth:
         judged = max(0.0, memory - self._load_share.value * in_flight)
         lagging = len(recent) >= 2 and memory - recent[-1].memory < (judged - recent[-1].judged) / 2
         calm = median((recent[-2].judged, recent[-1].judged, judged)) if lagging else judged
-        return _Point(sample.t_seconds, memory, judged, calm, in_flight, told, sample.acked)
+        held = max(in_flight, recent[-1].in_flight) if recent else in_flight
+        least = max(0.0, memory - self._load_share.value * held)
+        return _Point(sample.t_seconds, memory, judged, calm, least, in_flight, told, sample.acked)
 
     def _warms_up(self, time: float) -> bool:
         if self._rises.rested:
@@ -145,10 +171,13 @@ class Growth:
                 return reach
             if self._is_news(newest.calm, foreseen) and (reach := self._steady(blind, steady_horizon, with_load)):
                 return reach
+        if newest.told and not self.warming_up and (reach := self._over_the_top(blind, horizon)):
+            return reach
         if not expected and self._is_news(newest.calm, foreseen) and (reach := self._brim()):
             return reach
         slow_horizon = horizon if expected else max(horizon, self._policy.slow_horizon_seconds)
-        return self._slow(foreseen, blind, slow_horizon)
+        middle, long = self._levels
+        return self._climb(long, foreseen, blind, slow_horizon) or self._climb(middle, foreseen, blind, steady_horizon)
 
     def _is_explained(self, foreseen: Foreseen) -> bool:
         """Whether credits in flight are known, and memory stays under the limit with the whole budget in use."""
@@ -159,17 +188,19 @@ class Growth:
 
     def _is_news(self, height: float, foreseen: Foreseen) -> bool:
         """Whether this rise is more than noise, more than the plan foresaw, and unlike those the pod survived."""
-        policy, rises, noise = self._policy, self._rises, self._noise
+        policy, rises = self._policy, self._rises
         newest = self._recent[-1]
         rise = height - rises.start
         headroom = self._limit_bytes - newest.memory
-        if rise < policy.noise_sigmas * noise.sigma or rise < policy.headroom_used_ratio * (headroom + rise):
+        if rise < policy.noise_sigmas * self._noise_bytes or rise < policy.headroom_used_ratio * (headroom + rise):
             return False
         upper = foreseen.upper_bytes
         if self.warming_up:
             # Plans err most here, so half of the room that the plan left is granted before growth means anything.
             return newest.memory > (
-                (upper + self._limit_bytes) / 2 if upper else policy.warm_up_ratio * self._limit_bytes
+                upper + policy.warm_up_room * (self._limit_bytes - upper)
+                if upper
+                else policy.warm_up_ratio * self._limit_bytes
             )
         if newest.memory <= upper and newest.time - self._warm_at < policy.acquaintance_seconds:
             # Just after its warm-up the process has not shown its ordinary rises, and the plan knows better.
@@ -177,7 +208,7 @@ class Growth:
         if self._is_a_tooth(height):
             return False
         new_height = rises.highest + max(
-            policy.new_height_ratio * self._limit_bytes, policy.noise_sigmas / 2 * noise.sigma
+            policy.new_height_ratio * self._limit_bytes, policy.noise_sigmas / 2 * self._noise_bytes
         )
         if height > new_height and (newest.memory > upper or newest.told):
             return True
@@ -185,28 +216,44 @@ class Growth:
 
     def _is_a_tooth(self, height: float) -> bool:
         """Whether a collector has let memory rise about as far before, and would still free it below the limit."""
-        rises, spread = self._rises, self._policy.tooth_spread * self._rises.tooth
+        rises = self._rises
+        # What happened once is no habit, but a pod that has only just warmed up had no time for twice.
+        young = self._recent[-1].time - self._warm_at < self._policy.acquaintance_seconds
+        tooth = rises.tallest if young else rises.tooth
+        spread = self._policy.tooth_spread * tooth
         top = rises.highest + spread
         load = self._recent[-1].memory - height
         return (
-            height - rises.start <= rises.tooth + spread
+            height - rises.start <= tooth + spread
             and height <= top
             and top + load < (1 - self._policy.reserve_ratio) * self._limit_bytes
         )
 
+    @property
+    def _quickest(self) -> float:
+        """The horizon of the quickest remedy, as a share of the slowest one's."""
+        policy, waited = self._policy, self._policy.scrapes_waited * self._interval_seconds
+        return (policy.quick_remedy_seconds + waited) / (policy.remedy_seconds + waited)
+
     def _fast(self, blind: float, horizon: float, with_load: bool) -> Reach | None:
         """A few rises in a row, each beyond noise."""
         policy, recent = self._policy, self._recent
-        settled = not self.warming_up and recent[-1].time - self._warm_at >= policy.warm_up_seconds
+        if recent[-1].judged < self._rises.top:
+            return None
+        settled = not self.warming_up and recent[-1].time - self._warm_at >= policy.settle_seconds
         if settled and not with_load:
             few = policy.rises_in_a_row_unexplained
             if len(recent) > few and self._beyond_doubt(few) and (reach := self._row(few, blind, horizon, with_load)):
                 return reach
-        return self._row(policy.rises_in_a_row, blind, horizon, with_load)
+        needed = policy.rises_in_a_row
+        if with_load:
+            # An admitted burst rises in a row too, and is over by then.
+            needed = max(needed, math.ceil(policy.usual_rise_seconds / self._interval_seconds - 0.2))
+        return self._row(needed, blind, horizon, with_load)
 
     def _beyond_doubt(self, needed: int) -> bool:
         """Whether the last rises are growth even if credits err and memory is late in giving up what they left."""
-        policy, recent, sigma = self._policy, self._recent, self._noise.sigma
+        policy, recent, sigma = self._policy, self._recent, self._noise_bytes
         total = 0.0
         for index in range(len(recent) - needed, len(recent)):
             before, after = recent[index - 1], recent[index]
@@ -224,39 +271,43 @@ class Growth:
 
     def _row(self, needed: int, blind: float, horizon: float, with_load: bool) -> Reach | None:
         """As many rises in a row as `needed`, fast enough to matter."""
-        recent, noise = self._recent, self._noise
+        recent = self._recent
         # Load may give way to growth beyond it, as a good inlet makes it; memory that falls is no emergency.
         if len(recent) <= needed or recent[-1].memory < recent[-1 - needed].memory:
             return None
-        rises, paces = [], []
+        rises, paces, beyond = [], [], []
         for index in range(len(recent) - needed, len(recent)):
             before, after = recent[index - 1], recent[index]
             rise = after.memory - before.memory
             beyond_load = rise if with_load else after.judged - before.judged
-            if beyond_load <= 2 * noise.sigma:
+            if beyond_load <= 2 * self._noise_bytes:
                 return None
             # Load that only follows growth beyond it, as with credits that stand for too little, is part of it.
             rises.append(rise if beyond_load < rise <= 3 * beyond_load else beyond_load)
             paces.append(rises[-1] / (after.time - before.time))
+            beyond.append(beyond_load / (after.time - before.time))
         if rises[0] < self._policy.first_rise_ratio * rises[-1]:
             return None
         # The first rise may have begun between two scrapes, so its pace says nothing; of the rest the slowest counts.
         velocity = min(paces[1:])
         eta = max(0.0, (self._limit_bytes - recent[-1].memory) / velocity - blind)
-        if eta > horizon or self._dies(paces[-2], paces[-1], recent[-1].time - recent[-2].time):
+        if with_load and eta < self._policy.remedy_seconds / self._policy.horizon_margin_ratio:
+            # Too late for the slowest remedy: there is time to see whether it ends before the quickest one is due.
+            horizon *= self._quickest
+        if eta > horizon or self._dies(beyond[-2], beyond[-1], recent[-1].time - recent[-2].time):
             return None
         return Reach(velocity, eta, f"{needed} rises in a row, the last at {in_mib_per_second(paces[-1])}")
 
     def _steady(self, blind: float, horizon: float, with_load: bool) -> Reach | None:
         """The middle window rises, its newest part too."""
-        policy, recent, noise = self._policy, self._recent, self._noise
+        policy, recent = self._policy, self._recent
         if len(recent) < policy.steady_samples:
             return None
         times = [point.time for point in recent]
         share = 0.0 if with_load else self._load_share.value
         values = [point.memory - share * point.in_flight for point in recent]
         velocity = theil_sen(times, values)
-        if velocity * (times[-1] - times[0]) < policy.noise_sigmas * noise.sigma:
+        if velocity * (times[-1] - times[0]) < policy.noise_sigmas * self._noise_bytes:
             return None
         if self._rises.age_seconds(times[-1]) < (times[-1] - times[0]) / 2:
             return None
@@ -265,7 +316,9 @@ class Growth:
         half = len(times) // 2
         if theil_sen(times[half:], values[half:]) < velocity / 2:
             return None
-        if values[-1] - values[-3] < velocity * (times[-1] - times[-3]) / 2 - 2 * noise.sigma:
+        if recent[-1].memory < recent[-3].memory - 2 * self._noise_bytes:
+            return None
+        if values[-1] - values[-3] < velocity * (times[-1] - times[-3]) / 2 - 2 * self._noise_bytes:
             # A step that is over by now.
             return None
         room = self._limit_bytes - max(recent[-1].memory, 0.0 if with_load else recent[-1].calm + self._swing_bytes)
@@ -276,7 +329,37 @@ class Growth:
         later = (values[-1] - values[half]) / (times[-1] - times[half])
         if self._dies(earlier, later, times[-1] - times[half]):
             return None
+        if with_load and earlier < velocity / 4:
+            # One step, as an admitted burst makes it.
+            return None
         return Reach(velocity, eta, f"{in_mib_per_second(velocity)} over {times[-1] - times[0]:.0f} s")
+
+    def _over_the_top(self, blind: float, horizon: float) -> Reach | None:
+        """The tops of quick teeth rise over all that was survived: two of three samples, whatever lies between them."""
+        policy, recent, rises = self._policy, self._recent, self._rises
+        newest, earlier, latest = recent[-1], list(recent)[:-3], list(recent)[-3:]
+        known = rises.highest
+        if not known or len(earlier) < 3 or newest.memory < min(point.memory for point in earlier):
+            return None
+        if 2 * sum(point.least > known for point in earlier) > len(earlier):
+            # It has stood above them for a while.
+            return None
+        load = max(point.in_flight for point in latest) - min(point.in_flight for point in recent)
+        margin = max(
+            policy.new_height_ratio * self._limit_bytes, (known - rises.start) / 2, policy.load_share_doubt * load
+        )
+        _, second, top = sorted(point.least for point in latest)
+        if second <= known + margin or top < rises.top:
+            return None
+        grown = top - known
+        headroom = self._limit_bytes - max(point.memory for point in latest)
+        seconds = newest.time - max(point.time for point in recent if point.least <= known)
+        if grown < policy.headroom_used_ratio * (headroom + grown) or seconds <= 0:
+            return None
+        eta = max(0.0, headroom * seconds / grown - blind)
+        if eta > horizon:
+            return None
+        return Reach(grown / seconds, eta, f"{in_gib(grown)} over all that was survived, in {seconds:.0f} s")
 
     def _brim(self) -> Reach | None:
         """New heights, held for a while, at which the load that came before does not fit any more."""
@@ -293,25 +376,37 @@ class Growth:
         eta = max(0.0, (self._limit_bytes - newest.memory) / grown) if grown > 0 else 0.0
         return Reach(grown, eta, f"with the usual load of {in_gib(load)} on top it is at the limit already")
 
-    def _slow(self, foreseen: Foreseen, blind: float, horizon: float) -> Reach | None:
-        """The level of the long window rises, and with the load that came before it meets the limit."""
-        policy, limit, level = self._policy, self._limit_bytes, self._level
-        top = max(level.level + self._swing_bytes, self._recent[-1].memory)
+    def _climb(self, level: Stretches, foreseen: Foreseen, blind: float, horizon: float) -> Reach | None:
+        """The level of a window of stretches rises, and with the load that came before it meets the limit."""
+        policy, limit, newest = self._policy, self._limit_bytes, self._recent[-1]
+        # Where nobody tells the load it is in the memory already.
+        top = (
+            max(level.level + self._swing_bytes, newest.memory)
+            if newest.told
+            else max(point.memory for point in self._recent)
+        )
         # Minutes of growth that end within the horizon have used most of the limit; lower, there is nothing to compute.
-        share = policy.long_window_seconds / (policy.long_window_seconds + 2 * horizon)
+        share = level.span_seconds / (level.span_seconds + 2 * horizon)
         if top <= max(foreseen.upper_bytes, limit * share):
             return None
         if (trend := level.trend()) is None:
             return None
         velocity, sigma = trend
+        sigma = max(sigma, self._policy.noise_floor_ratio * limit)
         if velocity <= 0 or velocity * level.span_seconds < policy.slow_noise_sigmas * sigma:
             return None
+        if newest.told:
+            load = abs(newest.in_flight - self._history[0].in_flight)
+            if velocity * level.span_seconds < policy.load_share_doubt * load:
+                return None
         older, newer, seconds = level.halves()
         if older < velocity / 4 or self._dies(older, newer, seconds):
             # One step somewhere in the window, or growth that fades.
             return None
         if level.level - level.before < velocity * level.span_seconds / 2:
             # It has been there before: a wander, not a climb.
+            return None
+        if newest.memory < self._recent[-3].memory - 2 * self._noise_bytes:
             return None
         room = limit * (1 - policy.reserve_ratio) - 2 * sigma - top
         eta = max(0.0, room / velocity - blind)

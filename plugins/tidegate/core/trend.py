@@ -75,10 +75,9 @@ class Stretches:
     `side` +1 keeps the highest value of each stretch, -1 the lowest.
     """
 
-    __slots__ = ("_extremes", "_keep", "_side", "_starts", "_times", "_width_seconds", "before")
+    __slots__ = ("_extremes", "_keep", "_side", "_starts", "_times", "before")
 
-    def __init__(self, width_seconds: float, keep: int, side: int) -> None:
-        self._width_seconds = width_seconds
+    def __init__(self, keep: int, side: int) -> None:
         self._keep = keep
         self._side = side
         self._starts: deque[float] = deque(maxlen=keep)
@@ -87,9 +86,9 @@ class Stretches:
         #: The highest extreme that has left the window; zero before one has.
         self.before = 0.0
 
-    def observe(self, time: float, value: float) -> None:
-        """Take in a value no older than the last."""
-        if not self._starts or time - self._starts[-1] >= self._width_seconds:
+    def observe(self, time: float, value: float, width_seconds: float) -> None:
+        """Take in a value no older than the last; a stretch is at least `width_seconds` wide."""
+        if not self._starts or time - self._starts[-1] >= width_seconds:
             if len(self._extremes) == self._keep:
                 self.before = max(self.before, self._extremes[0])
             self._starts.append(time)
@@ -160,7 +159,7 @@ class Rises:
     part of it back or reaches no new high for `settle_seconds`.
     """
 
-    __slots__ = ("_high", "_high_at", "_low", "_low_until", "_tallest", "highest", "longest_seconds", "rested", "tooth")
+    __slots__ = ("_high", "_high_at", "_low", "_low_until", "highest", "longest_seconds", "rested", "tallest", "tooth")
 
     #: Giving back this share of a rise ends it: a tooth of a collector inside a leak does not.
     _GIVEN_BACK: Final = 0.4
@@ -171,7 +170,7 @@ class Rises:
         #: The highest level held and left, or held and kept.
         self.highest = 0.0
         self.longest_seconds = usual_seconds
-        self._tallest = 0.0
+        self.tallest = 0.0
         #: How far the second tallest rise went that was given back: what happened once is no habit.
         self.tooth = 0.0
         #: Whether the series has once stopped rising for the settling time: a plateau, not a dip.
@@ -184,9 +183,9 @@ class Rises:
         self.rested = self.rested or came_to_rest
         if gave_back or came_to_rest:
             if gave_back:
-                size = min(self._high - self._low, self._high - value)
-                self.tooth = max(self.tooth, min(self._tallest, size))
-                self._tallest = max(self._tallest, size)
+                size = self._high - value
+                self.tooth = max(self.tooth, min(self.tallest, size))
+                self.tallest = max(self.tallest, size)
             if self._high - self._low > step:
                 self.longest_seconds = max(self.longest_seconds, self._high_at - self._low_until)
             self.close(time, value)
@@ -202,6 +201,11 @@ class Rises:
         self.highest = max(self.highest, self._high)
         self._low = self._high = value
         self._low_until = self._high_at = time
+
+    @property
+    def top(self) -> float:
+        """The highest level since the present rise started, or since the last ended."""
+        return self._high
 
     @property
     def start(self) -> float:
