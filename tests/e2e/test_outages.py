@@ -72,7 +72,7 @@ def test_a_pod_api_killed_while_pods_run_comes_back_and_finds_them(stack: Stack)
 def test_a_larger_pod_that_no_node_can_take_falls_back_to_the_limit_that_ran(stack: Stack) -> None:
     begun = stack.begin(Case(LEAK, images=72, params={"first_limit_mib": 768, "remedies": ["relaunch"]}))
     stack.wait_until_working(begun)
-    with stack.crowded_node(free_mib=900):
+    with stack.crowded_node(free_mib=100):
         stack.wait(begun, lambda: stack.phase(begun) == "open_starting")
         stack.wait(begun, lambda: (slot := stack.slot(begun)) and slot.one_at_a_time, seconds=400)
         outcome = stack.finish(begun)
