@@ -19,6 +19,7 @@ def test_a_run_without_progress_at_the_cap_is_locked_out_and_resumes_after_a_res
     stack.airflow.clear(begun.dag_run, ["inference.infer", "inference.breaker"])
     outcome = stack.finish(begun)
     outcome.assert_whole()
+    outcome.assert_redone_at_most(sum(len(each.report.in_flight) for each in outcome.attempts if each.report))
 
 
 def test_a_run_cleared_in_the_middle_goes_on_with_the_pod_that_it_has(stack: Stack) -> None:

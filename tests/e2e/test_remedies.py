@@ -92,6 +92,7 @@ def test_a_run_that_is_not_to_act_trips_alerts_and_leaves_the_pod_alone(stack: S
     outcome = stack.finish(begun)
     outcome.assert_whole()
     assert len(outcome.attempts) == 1
+    outcome.assert_redone_at_most(0)
 
 
 def _memory(size: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ answer leads to and which events are too late to be asked about; both are the ta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, assert_never
 
@@ -151,7 +151,8 @@ def _not_resized(state: SlotState, event: ResizeRefused | ResizeTimedOut, policy
         remedies_without_ack=state.remedies_without_ack,
         resize_refused=refusal,
     )
-    return _taken(state, state.trip, choose(state.trip, situation, policy.means))
+    option = choose(state.trip, situation, policy.means)
+    return _taken(state, state.trip, replace(option, reason=f"not resized in place ({refusal}): {option.reason}"))
 
 
 def _taken(state: SlotState, trip: Trip, option: Option) -> Decision:
