@@ -1,7 +1,8 @@
 """What a remedy interrupts, on the one-machine stack: a leak that is resized in place, and one that is relaunched.
 
 Decision: from the first sample that satisfies the detector, found by replaying the stored samples, to the saved trip.
-Pause: the longest time without a new answer around the remedy; for a resize, from the saved trip to the limit in force.
+Pause: the longest time without a new answer around the remedy; for a resize, from the saved trip until the breaker has
+seen the new limit in force. Redone: images that were fetched again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from tidegate.control.runs import foreseen
 from tidegate.core.contract import Metric
 from tidegate.core.detector import Detector
 from tidegate.core.errors import NeedsHuman
+from tidegate.core.slot import Phase
 from tidegate_local.demo.airflow import DAG, OVER, Airflow
 from tidegate_local.demo.registration import register
 from tidegate_local.jobserver.control import JobServer
@@ -64,7 +66,7 @@ def _one(session: Session, remedies: list[str]) -> Measured:
         {"source": str(job), "pipeline": PIPELINE, "cap_gib": 4, "first_limit_mib": 768, "remedies": remedies}
     )
     say(f"remedies {remedies}: {airflow.url(dag_run)}")
-    answered = _watch(airflow, jobs, dag_run, job)
+    seen = _watch(airflow, jobs, store, dag_run, job)
     run = store.run(f"{DAG}/{dag_run}")
     trips = store.trips(f"{DAG}/{dag_run}")
     if run is None or run.plan is None or not trips:
@@ -78,32 +80,51 @@ def _one(session: Session, remedies: list[str]) -> Measured:
         if detector.assess(sample.t_seconds).trip is not None:
             satisfied = sample.t_seconds
             break
-    redone = sum(max(0, image.downloads - 1) for image in jobs.truth(job).images)
+    again = [image for image in jobs.truth(job).images if image.downloads > 1]
+    for image in again:
+        print(f"fetched again: {image}", file=sys.stderr)
     return Measured(
         decide_seconds=first.trip.at - satisfied,
-        pause_seconds=_actuated(session, first) if first.remedy == "resize" else _longest_gap(answered, first.trip.at),
-        images_redone=redone,
+        pause_seconds=seen.resizing(first) if first.remedy == "resize" else seen.longest_gap(first.trip.at),
+        images_redone=sum(image.downloads - 1 for image in again),
     )
 
 
-def _watch(airflow: Airflow, jobs: JobServer, dag_run: str, job: int) -> list[tuple[float, int]]:
-    """(time, images answered), as often as it changes."""
-    seen: list[tuple[float, int]] = []
+@dataclass(slots=True)
+class _Seen:
+    """What a run looked like from outside, as often as it changed."""
+
+    #: (time, images answered)
+    answered: list[tuple[float, int]] = field(default_factory=list)
+    #: (time, phase of the slot)
+    phases: list[tuple[float, str]] = field(default_factory=list)
+
+    def longest_gap(self, tripped_at: float) -> float:
+        times = [at for at, _ in self.answered]
+        return max(later - at for at, later in pairwise(times) if later > tripped_at)
+
+    def resizing(self, trip: StoredTrip) -> float:
+        over = (at for at, phase in self.phases if at >= trip.trip.at and phase == Phase.HALF_OPEN)
+        return next(over, math.nan) - trip.trip.at
+
+
+def _watch(airflow: Airflow, jobs: JobServer, store: RunStore, dag_run: str, job: int) -> _Seen:
+    seen = _Seen()
     began = time.monotonic()
     while airflow.state(dag_run) not in OVER:
         for _ in range(10):
-            done = jobs.truth(job).totals["answered"]
-            if not seen or seen[-1][1] != done:
-                seen.append((time.time(), done))
+            slot = store.slot(f"{DAG}/{dag_run}", 0)
+            _note(seen.phases, slot.state.phase.value if slot else "")
+            _note(seen.answered, jobs.truth(job).totals["answered"])
             time.sleep(LOOK_SECONDS)
         if time.monotonic() - began > LONGEST_SECONDS:
             raise NeedsHuman(f"{dag_run} has not ended after {LONGEST_SECONDS:.0f} s")
     return seen
 
 
-def _longest_gap(answered: list[tuple[float, int]], tripped_at: float) -> float:
-    times = [at for at, _ in answered]
-    return max(later - at for at, later in pairwise(times) if later > tripped_at)
+def _note(course: list[tuple[float, Any]], value: Any) -> None:
+    if not course or course[-1][1] != value:
+        course.append((time.time(), value))
 
 
 def _query(session: Session, query: str, at: float) -> list[dict[str, Any]]:
@@ -125,14 +146,3 @@ def _samples(session: Session, run_id: str, until: float) -> Any:
     selector = f'{{__name__=~"{names}",pod=~"{pod_prefix(run_id)}run-.*"}}[15m]'
     (reading,) = readings(_query(session, selector, until)).values()
     return reading.samples
-
-
-def _actuated(session: Session, trip: StoredTrip) -> float:
-    """From the saved trip to the first scrape that shows the new limit: the worker's own word, to one scrape."""
-    selector = f'{Metric.MEMORY_LIMIT}{{pod=~"{pod_prefix(trip.trip.run_id)}run-.*"}}[5m]'
-    for series in _query(session, selector, trip.trip.at + 60):
-        for at, value in series["values"]:
-            if float(at) >= trip.trip.at and float(value) > trip.trip.limit_bytes:
-                return float(at) - trip.trip.at
-    print("the new limit was never scraped", file=sys.stderr)
-    return math.nan
