@@ -507,6 +507,19 @@ def test_progress_is_the_server_s_own(job: AntennaJob, antenna: AntennaHost, sta
     assert (told.state, told.done, told.total) == (state, 3, 10)
 
 
+@pytest.mark.parametrize(("status", "is_kept"), [("SUCCESS", False), ("STARTED", True), ("REVOKED", True)])
+def test_what_is_kept_of_a_job_goes_when_the_job_has_ended(
+    antenna: AntennaHost, tmp_path: Path, status: str, is_kept: bool
+) -> None:
+    job = opened_job(antenna, tmp_path)
+    antenna.task(1)
+    answer(job, answered(lease(job, 1)[0]))
+    antenna.status = status
+    job.progress()
+    job.close()
+    assert bool(list(tmp_path.iterdir())) is is_kept
+
+
 def test_a_hanging_job_is_nudged_with_an_accepted_result(job: AntennaJob, antenna: AntennaHost) -> None:
     antenna.task(1)
     answer(job, answered(lease(job, 1)[0]))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -78,7 +79,8 @@ class AntennaJob:
         self._api = AntennaApi(access)
         # Answers of other weights are not this job's answers.
         name = hashlib.sha256(repr((self._api.base_url, job_id, pipeline.slug, model_version)).encode()).hexdigest()
-        directory = state_dir / f"antenna-{job_id}-{name[:12]}"
+        self._directory = directory = state_dir / f"antenna-{job_id}-{name[:12]}"
+        self._is_over = False
         self._answers = AnswerLog.open(directory, self._limits.log, subjects_good_seconds=self.lease_seconds)
         self._poster = Poster(self._api, job_id, self._answers, self._answer_refused, self._limits.post)
         self._desk = LeaseDesk(
@@ -134,9 +136,11 @@ class AntennaJob:
             self._desk.drop()
             self._void_subjects(time.monotonic())
         if serving:
+            self._is_over = False
             self._nudge_if_hanging((status, details.get("progress")))
             return JobProgress(JobState.OPEN, done, total)
-        return JobProgress(JobState.COMPLETE if status in _FINISHED else JobState.INACTIVE, done, total)
+        self._is_over = status in _FINISHED
+        return JobProgress(JobState.COMPLETE if self._is_over else JobState.INACTIVE, done, total)
 
     def answer(self, answers: Sequence[Answer], on_acked: Callable[[Answer], None]) -> None:
         """Take the answers over; what reaches `on_acked` carries no scores, which are not kept in memory.
@@ -176,6 +180,9 @@ class AntennaJob:
         self._desk.close()
         self._answers.close()
         self._api.close()
+        if self._is_over and not self._poster.outstanding():
+            # On a volume that outlives the pods, the answers of every job would pile up.
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def _details(self) -> dict[str, Any]:
         try:
