@@ -69,6 +69,11 @@ class Layout:
         return self.home / "secrets"
 
     @property
+    def alert_secrets(self) -> Path:
+        """Where a person puts the secrets of channels for alerts; none is needed."""
+        return self.secrets / "alertmanager"
+
+    @property
     def results(self) -> Path:
         return self.podapi / "claims" / "default" / "results"
 
@@ -110,6 +115,7 @@ class Layout:
             self.prometheus,
             self.alertmanager,
             self.secrets,
+            self.alert_secrets,
         ):
             folder.mkdir(parents=True, exist_ok=True)
         self.secrets.chmod(0o700)

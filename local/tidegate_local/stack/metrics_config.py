@@ -12,6 +12,7 @@ from typing import Any, Final
 import bcrypt
 import yaml
 
+from tidegate_local.stack.alert_routes import alertmanager
 from tidegate_local.stack.cluster import Cluster
 from tidegate_local.stack.layout import LOOPBACK, REPOSITORY, Layout
 
@@ -28,7 +29,7 @@ def write(layout: Layout, ports: dict[str, int], cluster: Cluster) -> None:
     _write(layout.prometheus / "web.yaml", web)
     _write(layout.alertmanager / "web.yaml", web)
     _write(layout.prometheus / "prometheus.yaml", prometheus(layout, ports, cluster))
-    _write(layout.alertmanager / "alertmanager.yaml", ALERTMANAGER)
+    _write(layout.alertmanager / "alertmanager.yaml", alertmanager(layout.alert_secrets))
 
 
 def web_config(password: str) -> dict[str, Any]:
@@ -116,13 +117,6 @@ def _node(layout: Layout, ports: dict[str, int]) -> list[dict[str, Any]]:
         }
         for job, path in (("cadvisor", "/metrics/cadvisor"), ("kube-state-metrics", "/metrics/kube-state"))
     ]
-
-
-#: Alerts are kept and shown; a person adds receivers.
-ALERTMANAGER: Final[dict[str, Any]] = {
-    "route": {"receiver": "shown", "group_by": ["run_id", "alertname"]},
-    "receivers": [{"name": "shown"}],
-}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
