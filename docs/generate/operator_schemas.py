@@ -33,9 +33,9 @@ def strict(schema: Any) -> Any:
         kinds = [each for each in schema["anyOf"] if each != {"type": "null"}]
         if len(kinds) == 1:
             schema = {**{key: value for key, value in schema.items() if key != "anyOf"}, **kinds[0]}
-    if str(schema.get("pattern", "")).startswith("^(?i)"):
+    if "(?i)" in str(schema.get("pattern", "")):
         # Go allows flags anywhere, Python at the start alone.
-        schema = {**schema, "pattern": "(?i)^" + schema["pattern"].removeprefix("^(?i)")}
+        schema = {**schema, "pattern": "(?i)" + schema["pattern"].replace("(?i)", "")}
     kept = {
         key: {name: strict(each) for name, each in value.items()} if key in ("properties", "$defs") else strict(value)
         for key, value in schema.items()
