@@ -2,13 +2,13 @@
 
 Decision: from the first sample that satisfies the detector, found by replaying the stored samples, to the saved trip.
 Pause: the longest time without a new answer around the remedy; for a resize, from the saved trip until the breaker has
-seen the new limit in force. Redone: images that were fetched again.
+seen the new limit in force. Redone: images that a pod left in the middle, and those that were answered again.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import sys
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -80,13 +80,11 @@ def _one(session: Session, remedies: list[str]) -> Measured:
         if detector.assess(sample.t_seconds).trip is not None:
             satisfied = sample.t_seconds
             break
-    again = [image for image in jobs.truth(job).images if image.downloads > 1]
-    for image in again:
-        print(f"fetched again: {image}", file=sys.stderr)
+    twice = sum(image.answers - 1 - image.repeated for image in jobs.truth(job).images if image.answers)
     return Measured(
         decide_seconds=first.trip.at - satisfied,
         pause_seconds=seen.resizing(first) if first.remedy == "resize" else seen.longest_gap(first.trip.at),
-        images_redone=sum(image.downloads - 1 for image in again),
+        images_redone=twice + json.loads(run.summary or "{}")["images_redone"],
     )
 
 

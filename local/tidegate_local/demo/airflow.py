@@ -81,7 +81,7 @@ class Airflow:
         for is_last in (False, True):
             if "Authorization" not in self._session.headers:
                 self._sign_in()
-            answer = self._session.request(method, f"{self.address}/api/v2{path}", json=body, timeout=CALL_SECONDS)
+            answer = self._send(method, f"/api/v2{path}", body)
             if answer.status_code == 401 and not is_last:
                 # The token lives a day; a stack may live longer.
                 del self._session.headers["Authorization"]
@@ -92,11 +92,13 @@ class Airflow:
         raise AssertionError("unreachable: the second pass returns or raises")
 
     def _sign_in(self) -> None:
-        answer = self._session.post(
-            f"{self.address}/auth/token",
-            json={"username": self._user, "password": self._password},
-            timeout=CALL_SECONDS,
-        )
+        answer = self._send("POST", "/auth/token", {"username": self._user, "password": self._password})
         if not answer.ok:
             raise RetryLater(f"Airflow refuses the stack's own password ({answer.status_code}); start it anew")
         self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    def _send(self, method: str, path: str, body: Any) -> requests.Response:
+        try:
+            return self._session.request(method, f"{self.address}{path}", json=body, timeout=CALL_SECONDS)
+        except requests.RequestException as error:
+            raise RetryLater(f"Airflow does not answer at {self.address} ({type(error).__name__})") from None

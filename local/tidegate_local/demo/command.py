@@ -18,7 +18,7 @@ from rich.live import Live
 
 from tidegate.adapters.pod_spec import pod_prefix
 from tidegate.adapters.run_store import RunStore
-from tidegate.core.errors import NeedsHuman
+from tidegate.core.errors import NeedsHuman, RetryLater
 from tidegate_local.demo.airflow import DAG, OVER, Airflow
 from tidegate_local.demo.registration import register
 from tidegate_local.demo.scenarios import SCENARIOS, Scenario
@@ -115,8 +115,19 @@ class Demo:
         with ExitStack() as screen:
             live = screen.enter_context(Live(console=console, auto_refresh=False)) if console.is_terminal else None
             while True:
-                state = self._airflow.state(dag_run)
-                moment = self._moment(dag_run, truth(), time.monotonic() - began)
+                self._doors.demand_alive()
+                seconds = time.monotonic() - began
+                if seconds > LONGEST_SECONDS:
+                    raise NeedsHuman(
+                        f"the run has not ended after {LONGEST_SECONDS:.0f} s; look at {self._airflow.url(dag_run)}"
+                    )
+                try:
+                    state = self._airflow.state(dag_run)
+                    moment = self._moment(dag_run, truth(), seconds)
+                except RetryLater as trouble:
+                    say(f"{trouble}; asking again")
+                    time.sleep(LINE_SECONDS)
+                    continue
                 if live is not None:
                     live.update(picture(moment), refresh=True)
                 elif moment.seconds - said_at >= LINE_SECONDS or state in OVER:
@@ -124,10 +135,6 @@ class Demo:
                     say(line(moment))
                 if state in OVER:
                     return state
-                if moment.seconds > LONGEST_SECONDS:
-                    raise NeedsHuman(
-                        f"the run has not ended after {LONGEST_SECONDS:.0f} s; look at {self._airflow.url(dag_run)}"
-                    )
                 time.sleep(REFRESH_SECONDS)
 
     def _moment(self, dag_run: str, truth: JobTruth | None, seconds: float) -> Moment:

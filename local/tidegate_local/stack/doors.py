@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tidegate_local.jobserver.control import JobServer
+
+
+def _unwatched() -> None:
+    """Whoever started the stack watches it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,8 @@ class Doors:
     jobs: JobServer
     #: The job server as pods reach it.
     jobs_url_of_pods: str
+    #: Raises where a server of the stack has ended, with its last words.
+    demand_alive: Callable[[], None] = _unwatched
 
     def as_pods_see(self, url: str) -> str:
         """An address of the job server, such as a manifest's, as it is told to pods."""

@@ -80,6 +80,7 @@ class Session:
             store_url=self.layout.store_url,
             jobs=JobServer(self.cluster.jobs_url_here(self.ports["jobserver"]), jobs.token),
             jobs_url_of_pods=self.cluster.jobs_url_of_pods(self.ports["jobserver"]),
+            demand_alive=self.supervisor.demand_alive,
         )
 
     def ended(self) -> None:

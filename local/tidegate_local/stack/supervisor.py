@@ -94,6 +94,16 @@ class Supervisor:
             rows.append(Status(service.name, process.pid if process else None, problem))
         return rows
 
+    def demand_alive(self) -> None:
+        """Raise where a service that serves no more would be waited for in vain."""
+        for service in self._services:
+            if self._process(service.name) is None:
+                log = self._layout.logs / f"{service.name}.log"
+                raise RetryLater(
+                    f"{service.name} has ended; make up starts it again, and what it was at goes on. The last lines of"
+                    f" {log}:\n{tail(log)}"
+                )
+
     def taken_ports(self, ports: Mapping[str, int]) -> list[str]:
         """Names of the ports that another program has: their services do not run, and yet nobody else can bind them."""
         idle = [service for service in self._services if self._process(service.name) is None]

@@ -154,6 +154,19 @@ def test_a_port_that_another_program_has_is_named_and_chosen_anew(layout: Layout
         assert {**anew, "podapi": 0} == {**ports, "podapi": 0}
 
 
+def test_a_service_that_ends_in_the_middle_is_told_with_its_last_words(layout: Layout) -> None:
+    supervisor = Supervisor(layout, [service(layout, "a"), service(layout, "b")], print)
+    supervisor.up()
+    supervisor.demand_alive()
+    (layout.logs / "b.log").write_text("out of disk\n")
+    supervisor.kill("b")
+    with pytest.raises(RetryLater, match=r"(?s)b has ended; make up.*out of disk"):
+        supervisor.demand_alive()
+    supervisor.up()
+    supervisor.demand_alive()
+    supervisor.down()
+
+
 def test_an_interrupted_up_ends_what_it_has_started(layout: Layout) -> None:
     child = subprocess.Popen([sys.executable, "-c", UP, str(layout.home)], stderr=subprocess.DEVNULL)
     until(lambda: (layout.home / "a.serves").exists() and len(marked(layout)) >= 2)
