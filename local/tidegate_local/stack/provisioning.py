@@ -142,8 +142,8 @@ def _kubeconfig_of(layout: Layout, cluster: Cluster, token: str) -> str:
 
 def _token_of(cluster: Cluster) -> str:
     """The kubeconfig's own bearer token; empty where it has a certificate, which Prometheus is not given."""
-    told = cluster.core.api_client.configuration.get_api_key_with_prefix("authorization") or ""
-    return str(told).removeprefix("Bearer ")
+    bearer = cluster.core.api_client.configuration.auth_settings().get("BearerToken", {})
+    return str(bearer.get("value") or "").removeprefix("Bearer ")
 
 
 def _secret(cluster: Cluster, name: str, data: dict[str, str]) -> None:
