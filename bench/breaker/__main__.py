@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 import time
 from functools import partial
@@ -29,7 +30,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ramps", type=int, default=120, help="jobs a seed that reach their limit, likewise")
     parser.add_argument("--traces", type=Path, help="a directory of CSV files to replay instead")
     parser.add_argument("--sensitivity", choices=("low", "normal", "high"), default="normal")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--processes", type=int, default=len(os.sched_getaffinity(0)), help="by default one for each usable processor"
+    )
     options = parser.parse_args(argv)
     if options.seeds < 2 or options.hours <= 0 or options.ramps < 1 or options.processes < 1:
         parser.error("--seeds must be at least 2, --hours, --ramps and --processes positive")

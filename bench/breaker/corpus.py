@@ -21,11 +21,11 @@ from bench.breaker.simulate import (
     Scrapes,
     averted,
     excuse,
+    is_avertable,
     judge,
     judge_rivals,
     scrape,
     starved_after,
-    strictly_avertable,
     without_worker_series,
 )
 from bench.breaker.traces import HEALTHY, HELD, RAMPS, Trace, doomed, healthy, held
@@ -49,10 +49,10 @@ class Tally:
     #: By remedy.
     avertable: Counter[str] = field(default_factory=Counter)
     averted: Counter[str] = field(default_factory=Counter)
-    #: The same, whatever the warm-up and the network did.
-    strictly_avertable: Counter[str] = field(default_factory=Counter)
-    strictly_averted: Counter[str] = field(default_factory=Counter)
-    #: Strictly avertable and yet out of reach, by reason and remedy.
+    #: Of these, without what the warm-up or the network put out of reach.
+    in_reach: Counter[str] = field(default_factory=Counter)
+    reached: Counter[str] = field(default_factory=Counter)
+    #: Avertable and yet out of reach, by reason and remedy.
     excused: Counter[str] = field(default_factory=Counter)
     #: Of those that a second scrape after the onset just suffices for: the limit comes within half as much again.
     tight: Counter[str] = field(default_factory=Counter)
@@ -82,9 +82,8 @@ class Tally:
     def averted_ratio(self, remedy: str) -> float:
         return self.averted[remedy] / self.avertable[remedy] if self.avertable[remedy] else 0.0
 
-    def strictly_averted_ratio(self, remedy: str) -> float:
-        strictly = self.strictly_avertable[remedy]
-        return self.strictly_averted[remedy] / strictly if strictly else 0.0
+    def reached_ratio(self, remedy: str) -> float:
+        return self.reached[remedy] / self.in_reach[remedy] if self.in_reach[remedy] else 0.0
 
 
 def _judged(trace: Trace, scrapes: Scrapes, policy: Policy, number: int, tallies: dict[str, Tally]) -> dict[str, Score]:
@@ -143,14 +142,9 @@ def _tally_doomed(tally: Tally, trace: Trace, scrapes: Scrapes, score: Score) ->
     tally.false_trips += score.before(onset)
     tally.false_kinds["before the onset"] += score.before(onset)
     for remedy, seconds in REMEDIES.items():
-        if not strictly_avertable(trace, scrapes.interval_seconds, seconds):
+        if not is_avertable(trace, scrapes.interval_seconds, seconds):
             continue
         saved = averted(trace, score, seconds)
-        tally.strictly_avertable[remedy] += 1
-        tally.strictly_averted[remedy] += saved
-        if (reason := excuse(trace, scrapes, seconds)) is not None:
-            tally.excused[f"{reason}, {remedy}"] += 1
-            continue
         tight = limit_at - onset < 1.5 * (2 * scrapes.interval_seconds + seconds)
         tally.avertable[remedy] += 1
         tally.averted[remedy] += saved
@@ -160,6 +154,11 @@ def _tally_doomed(tally: Tally, trace: Trace, scrapes: Scrapes, score: Score) ->
             tally.missed_kinds[trace.kind] += 1
         elif remedy == "relaunch":
             tally.lead_seconds.append(limit_at - (score.first_after(onset) or limit_at))
+        if (reason := excuse(trace, scrapes, seconds)) is not None:
+            tally.excused[f"{reason}, {remedy}"] += 1
+            continue
+        tally.in_reach[remedy] += 1
+        tally.reached[remedy] += saved
 
 
 def _tally_held(tally: Tally, trace: Trace, scrapes: Scrapes, score: Score) -> None:

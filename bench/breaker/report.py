@@ -15,7 +15,7 @@ PODS = 1000
 
 
 def figures(tally: Tally) -> dict[str, Any]:
-    """The three figures of one judge; the ratio is that of the slower remedy, for which it is lowest."""
+    """The three figures of one judge; the ratio is that of the remedy for which it is lowest, and excuses nothing."""
     return {
         "averted_ratio": round(min(tally.averted_ratio(remedy) for remedy in REMEDIES), 4),
         "false_trips_per_1000h": round(tally.false_trips_per_1000h, 3),
@@ -48,14 +48,14 @@ def summary(held_out: dict[str, Tally], tuned: dict[str, Tally]) -> str:
     payload["memory_only"] = figures(held_out["tidegate_memory_only"])
     payload["tuned"] = figures(tuned["tidegate"])
     payload["by_remedy"] = {
-        remedy: {"avertable": own.avertable[remedy], "averted_ratio": round(own.averted_ratio(remedy), 4)}
+        remedy: {
+            "avertable": own.avertable[remedy],
+            "averted_ratio": round(own.averted_ratio(remedy), 4),
+        }
         for remedy in REMEDIES
     }
-    payload["strict"] = {
-        remedy: {
-            "avertable": own.strictly_avertable[remedy],
-            "averted_ratio": round(own.strictly_averted_ratio(remedy), 4),
-        }
+    payload["without_excused"] = {
+        remedy: {"avertable": own.in_reach[remedy], "averted_ratio": round(own.reached_ratio(remedy), 4)}
         for remedy in REMEDIES
     }
     payload["excused"] = dict(own.excused)
@@ -76,10 +76,8 @@ def details(tallies: dict[str, Tally]) -> str:
     false = ", ".join(f"{kind} {count}" for kind, count in own.false_kinds.most_common() if count) or "none"
     missed = ", ".join(f"{kind} {count}" for kind, count in own.missed_kinds.most_common()) or "none"
     excused = ", ".join(f"{reason} {count}" for reason, count in own.excused.most_common()) or "none"
-    strict = ", ".join(
-        f"{remedy} {own.strictly_averted_ratio(remedy):.2%} of {own.strictly_avertable[remedy]}" for remedy in REMEDIES
-    )
+    rest = ", ".join(f"{remedy} {own.reached_ratio(remedy):.2%} of {own.in_reach[remedy]}" for remedy in REMEDIES)
     return (
-        f"tidegate, strict: {strict}; excused: {excused}\n"
+        f"tidegate: out of reach: {excused}; without these: {rest}\n"
         f"tidegate: false trips by kind: {false}; missed by ramp (both remedies): {missed}"
     )

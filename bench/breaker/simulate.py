@@ -1,10 +1,9 @@
 """Scrape a trace as Prometheus would, let the detector and its rivals judge the samples, and score them by the truth.
 
 A verdict averts when it comes after the onset and at least one remedy before the limit. It is false when the trace
-never reaches its limit, and before the onset, by however little. What could be averted: after the onset, or after the
-warm-up where the onset lies in it, two scrapes bring a sample and one remedy's time is left. Strictly: the limit comes
-two scrapes and one remedy after the onset, whatever the warm-up or the network did. After a trip a judge rests for ten
-minutes, the rivals too, so that one mistake counts once.
+never reaches its limit, and before the onset, by however little. What could be averted: the limit comes two scrapes
+and one remedy after the onset, whatever the warm-up or the network did; what these two put out of reach is told
+beside. After a trip a judge rests for ten minutes, the rivals too, so that one mistake counts once.
 """
 
 from __future__ import annotations
@@ -129,8 +128,8 @@ def _rested(times: NDArray[np.float64]) -> Iterator[float]:
             until = time + REST_SECONDS
 
 
-def strictly_avertable(trace: Trace, interval_seconds: float, remedy_seconds: float) -> bool:
-    """Whether a judge that needs two scrapes, all of which arrive, could save this trace at all."""
+def is_avertable(trace: Trace, interval_seconds: float, remedy_seconds: float) -> bool:
+    """Whether two scrapes and the remedy fit between the onset and the limit."""
     limit_at = trace.limit_at
     if limit_at is None or trace.onset is None:
         return False
@@ -138,7 +137,7 @@ def strictly_avertable(trace: Trace, interval_seconds: float, remedy_seconds: fl
 
 
 def excuse(trace: Trace, scrapes: Scrapes, remedy_seconds: float) -> str | None:
-    """Why a strictly avertable trace was out of reach of a judge that respects a warm-up and trips on two samples."""
+    """Why an avertable trace was out of reach of a judge that respects a warm-up and trips on two samples."""
     limit_at, onset = trace.limit_at, trace.onset
     if limit_at is None or onset is None:
         return None

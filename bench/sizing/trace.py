@@ -1,7 +1,7 @@
 """The history of runs that a replay needs, and its CSV form; generating one is `generate`.
 
 Columns: key, input_bytes, request_bytes, peak_bytes, runtime_seconds and, optionally, start_seconds. Without starts
-each run begins when the one above it ended.
+each run begins when the one above it ended. An empty input_bytes is an input whose size nobody knows.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def read_trace(path: Path) -> list[Run]:
 
 
 def _run(path: Path, line: int, row: dict[str, str | None]) -> Run:
-    values = {name: _number(path, line, name, row.get(name)) for name in _NUMBERS}
+    told = dict(row) | {"input_bytes": row.get("input_bytes") or "0"}
+    values = {name: _number(path, line, name, told.get(name)) for name in _NUMBERS}
     for name in ("request_bytes", "peak_bytes"):
         if values[name] <= 0:
             raise FixConfig(f"{path}:{line}: {name} is {values[name]:g}; leave out runs that measured nothing")

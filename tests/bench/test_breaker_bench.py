@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from bench.breaker.__main__ import main
 from bench.breaker.rivals import firing, slopes
-from bench.breaker.simulate import Score, Scrapes, averted, excuse, judge, scrape, starved_after, strictly_avertable
+from bench.breaker.simulate import Score, Scrapes, averted, excuse, is_avertable, judge, scrape, starved_after
 from bench.breaker.traces import HEALTHY, HELD, RAMPS, doomed, healthy, held
 
 from tidegate.core.contract import GIB
@@ -43,7 +43,7 @@ def test_a_healthy_trace_never_reaches_its_limit_and_is_not_avertable(kind: str)
     trace = healthy(np.random.default_rng([9, HEALTHY.index(kind)]), kind, 1.0)
     assert trace.limit_at is None
     assert float(np.max(trace.memory)) < trace.limit_bytes
-    assert not strictly_avertable(trace, 5.0, 15.0)
+    assert not is_avertable(trace, 5.0, 15.0)
 
 
 @pytest.mark.parametrize("ramp", RAMPS)
@@ -75,8 +75,8 @@ def test_a_trip_averts_only_after_the_onset_and_a_remedy_before_the_limit() -> N
     assert not averted(trace, Score([(trace.onset - 1, "velocity")]), 15)
     assert not averted(trace, Score(), 15)
     span = trace.limit_at - trace.onset
-    assert strictly_avertable(trace, (span - 60) / 2, 60)
-    assert not strictly_avertable(trace, (span - 58) / 2, 60)
+    assert is_avertable(trace, (span - 60) / 2, 60)
+    assert not is_avertable(trace, (span - 58) / 2, 60)
 
 
 def test_a_trace_is_excused_only_where_the_warm_up_or_lost_scrapes_left_no_two_samples() -> None:

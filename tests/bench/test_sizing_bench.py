@@ -192,6 +192,11 @@ def test_a_bad_trace_is_refused_by_line_and_column(tmp_path: Path, lines: list[s
         read_trace(write(tmp_path / "trace.csv", *lines))
 
 
+def test_an_input_of_unknown_size_a_run_too_short_to_time_and_powers_of_ten_are_read(tmp_path: Path) -> None:
+    (run,) = read_trace(write(tmp_path / "trace.csv", HEADER, "a,,8e9,3.5E+06,0"))
+    assert (run.input_bytes, run.request_bytes, run.peak_bytes, run.runtime_seconds) == (0.0, 8e9, 3.5e6, 0.0)
+
+
 def test_a_trace_is_replayed_in_the_order_of_its_starts(tmp_path: Path) -> None:
     trace = write(tmp_path / "trace.csv", HEADER + ",start_seconds", "late,1,1,1,1,9", "early,1,1,1,1,2")
     assert [run.key for run in read_trace(trace)] == ["early", "late"]

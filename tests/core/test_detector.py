@@ -238,6 +238,42 @@ def test_teeth_do_not_hide_the_leak_below_them(seconds: float) -> None:
     assert 1500 < found[0][0] <= until - 60
 
 
+@pytest.mark.parametrize("interval", [15.0, 30.0])
+@pytest.mark.parametrize("seconds", [400.0, 1500.0, 6000.0])
+def test_teeth_shorter_than_two_scrapes_do_not_hide_the_leak_below_them(interval: float, seconds: float) -> None:
+    leak = ramp(0.4, 2500, seconds)
+
+    def memory(t: float) -> float:
+        return leak(t) + (0.15 * (t % 41) / 41 if t > 60 else 0.0)
+
+    until = next(t for t in range(2500, 9000) if memory(t) >= 1)
+    samples = sampled(memory, until, interval, in_flight_bytes=lambda _: 0.0)
+    found = trips(samples, Foreseen(upper_bytes=0.6 * LIMIT, budget_bytes=0.05 * LIMIT))
+    assert found
+    assert 2500 < found[0][0] <= until - 60
+
+
+@pytest.mark.parametrize("interval", [5.0, 15.0, 30.0])
+@pytest.mark.parametrize("period", [41.0, 97.0])
+def test_teeth_shorter_than_a_few_scrapes_never_trip_by_themselves(interval: float, period: float) -> None:
+    def memory(t: float) -> float:
+        return plateau(0.55)(t) + (0.15 * (t % period) / period if t > 60 else 0.0)
+
+    samples = sampled(memory, 7200, interval, in_flight_bytes=lambda _: 0.0)
+    assert trips(samples, Foreseen(upper_bytes=0.75 * LIMIT, budget_bytes=0.05 * LIMIT)) == []
+
+
+@pytest.mark.parametrize("late", [2.0, 4.0])
+def test_memory_that_is_given_back_a_little_after_its_credit_never_trips(late: float) -> None:
+    load = burst(0.05, 0.4, 1200, 10, 120)
+    samples = sampled(
+        lambda t: 0.45 + max(load(t - late), load(t)),
+        2400,
+        in_flight_bytes=lambda t: load(t) * LIMIT if t > 60 else 0.0,
+    )
+    assert trips(samples, Foreseen(upper_bytes=0.9 * LIMIT, budget_bytes=0.4 * LIMIT)) == []
+
+
 def rows(*pairs: tuple[float, float], interval: float = 30.0) -> list[Sample]:
     """A long calm with a little load, then samples of (memory, credits in flight) in shares of the limit."""
     calm = [(0.5 + 0.002 * (n % 2), 0.1 + 0.002 * (n % 2)) for n in range(60)]
