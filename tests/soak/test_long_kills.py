@@ -1,4 +1,4 @@
-"""200 kills and 50 terminations of workers, half over one job of each source; the quick version is tests/worker/kills.
+"""200 kills and 50 terminations of workers over one job of each source; the quick version is tests/worker/kills.
 
 `make soak` runs it and prints the seed and the reckoning; `SEED=n make soak` draws the same deaths again.
 """
@@ -17,13 +17,13 @@ from tests.worker.kills.mortals import LEASE_SECONDS, Deaths, Nursery, antenna_r
 pytestmark = pytest.mark.soak
 
 DEATHS = Deaths(
-    kills=100,
-    terminations=25,
+    kills=200,
+    terminations=50,
     seed=int(os.environ.get("SEED", random.randrange(10**6))),
     longest_life_seconds=0.7,
 )
 #: More than so many workers can do; the last one does what is left.
-IMAGES = 2000
+IMAGES = 4000
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def workers() -> Iterator[Nursery]:
         yield opened
 
 
-@pytest.mark.timeout(800)
+@pytest.mark.timeout(1800)
 def test_an_antenna_job_survives_its_workers(demo: DemoServer, workers: Nursery, tmp_path: Path) -> None:
     print(DEATHS)
     print(antenna_run(workers, demo, tmp_path / "antenna", IMAGES, DEATHS))
 
 
-@pytest.mark.timeout(800)
+@pytest.mark.timeout(1800)
 def test_a_manifest_survives_its_workers(demo: DemoServer, workers: Nursery, tmp_path: Path) -> None:
     print(DEATHS)
     print(manifest_run(workers, demo, tmp_path / "manifest", IMAGES, DEATHS))

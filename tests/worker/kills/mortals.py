@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 PIPELINE = "tidegate_demo"
 #: Shorter than many a worker's life and than the pause after a kill, so that tasks run out and are delivered twice.
 LEASE_SECONDS = 5.0
-_LAST_LIFE_SECONDS = 300
+_LAST_LIFE_SECONDS = 900
 _INGEST = IngestSettings(
     budget_bytes=64 * MIB,
     micro_batch_images=4,
@@ -129,7 +129,7 @@ class Run:
         code = self.nursery.wait(pid, death.after_seconds)
         if code is None:
             os.kill(pid, death.by)
-            code = self.nursery.wait(pid, 40)
+            code = self.nursery.wait(pid, 120)
         self.ends.append(self._sound(code))
         return code != ExitCode.DONE
 
@@ -147,7 +147,7 @@ class Run:
 
     def _until_at_work(self, pid: int, told_before: int) -> None:
         """Until it says that its pipeline is loaded: from then on it leases."""
-        give_up_at = time.monotonic() + 60
+        give_up_at = time.monotonic() + 300
         while True:
             with self.log.open("rb") as log:
                 log.seek(told_before)
@@ -188,7 +188,7 @@ def register(demo: DemoServer, folder: Path) -> None:
         env=os.environ | {"TIDEGATE_ANTENNA_URL": demo.api_url, "TIDEGATE_ANTENNA_TOKEN": demo.token},
         cwd=folder,
         check=True,
-        timeout=60,
+        timeout=600,
     )
 
 
@@ -245,7 +245,7 @@ class AntennaReckoning:
 
     def reckon(self) -> dict[str, int]:
         """Nothing lost, nothing failed, nothing done again that no dead worker held; the figures."""
-        self._demo.wait_for(self._job, "SUCCESS", seconds=10)
+        self._demo.wait_for(self._job, "SUCCESS", seconds=60)
         truth = self._demo.truth(self._job)
         images = truth["images"]
         assert [image["image_id"] for image in images if not image["saved"] or image["lost"]] == []
