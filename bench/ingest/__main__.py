@@ -23,7 +23,7 @@ from tidegate.core.contract import GIB, MIB
 from tidegate_local.jobserver.control import JobServerProcess
 
 #: Job -> images a turn; and with --quick.
-IMAGES: Final = {"large": (96, 24), "typical": (960, 192), "trap4k": (160, 40), "models": (12, 4)}
+IMAGES: Final = {"large": (64, 24), "typical": (960, 192), "trap4k": (160, 40), "models": (8, 4)}
 #: The default cannot do these jobs; how it ends is shown once, within this limit and time.
 HOPELESS: Final = Client("seed default (bs24 w4 pf4 pin)", 8 * GIB, (), most_seconds=120)
 OURS_R50: Final = Client("tidegate, R50 networks", 1536 * MIB)

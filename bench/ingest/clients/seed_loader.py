@@ -47,7 +47,9 @@ class LeasedImages(IterableDataset[dict[str, Any]]):
         def load(task: dict[str, str]) -> torch.Tensor:
             response = images.get(task["image_url"], timeout=30)
             response.raise_for_status()
-            tensor: torch.Tensor = to_tensor(Image.open(io.BytesIO(response.content)).convert("RGB"))
+            image: Image.Image = Image.open(io.BytesIO(response.content))
+            # Only where needed, as the original: a conversion of RGB to RGB is a copy more.
+            tensor: torch.Tensor = to_tensor(image if image.mode == "RGB" else image.convert("RGB"))
             return tensor
 
         with ThreadPoolExecutor(DOWNLOAD_THREADS) as pool:
