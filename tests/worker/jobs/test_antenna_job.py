@@ -494,6 +494,19 @@ def test_a_queue_made_anew_unseen_is_noticed_by_its_numbers(job: AntennaJob, ant
     assert antenna.subjects("2") == [fresh.reply_subject]
 
 
+def test_a_queue_made_anew_unseen_is_noticed_though_it_has_overtaken_the_old_one(
+    job: AntennaJob, antenna: AntennaHost
+) -> None:
+    antenna.task(1, sequence=2)
+    old = lease(job, 1)[0]
+    for number in (2, 3):
+        antenna.task(number, sequence=number)
+    fresh = lease(job, 2)
+    answer(job, answered(old), *map(answered, fresh))
+    assert antenna.subjects("1") == [""]
+    assert antenna.subjects("2") + antenna.subjects("3") == [task.reply_subject for task in fresh]
+
+
 @pytest.mark.parametrize(
     ("status", "state"),
     [("STARTED", JobState.OPEN), ("RETRY", JobState.OPEN), ("PENDING", JobState.INACTIVE),

@@ -51,8 +51,8 @@ class AntennaLimits:
     patience_seconds: float = 20.0
     #: One result; the server and the proxies in front of it accept 100 MB a request.
     result_bytes: int = 95_000_000
-    #: A job that neither leases nor moves for this long is nudged.
-    hang_seconds: float = 45.0
+    #: A job that neither leases nor moves for this long is nudged, then after twice as long, and so on.
+    hang_seconds: float = 12.0
     post: PostLimits = field(default_factory=PostLimits)
     log: LogBounds = field(default_factory=LogBounds)
 
@@ -132,7 +132,9 @@ class AntennaJob:
         with self._lock:
             left, self._was_serving = self._was_serving and not serving, serving
         if left:
-            log.info("Antenna job %s is %s: leases and reply subjects are dropped", self._job_id, status)
+            log.info(
+                "Antenna job %s is %s and serves no tasks: nothing leased before is good any more", self._job_id, status
+            )
             self._desk.drop()
             self._void_subjects(time.monotonic())
         if serving:
@@ -282,7 +284,7 @@ class AntennaJob:
                 self._seen, self._still_since, self._nudges = seen, now, 0
             if self._desk.holds_leases() or not self._desk.ran_dry() or self._poster.outstanding():
                 self._still_since = now
-            due = now - self._still_since >= self._limits.hang_seconds * (self._nudges + 1)
+            due = now - self._still_since >= self._limits.hang_seconds * 2**self._nudges
             kept = self._answers.latest_accepted() if due else None
             if kept is None:
                 return

@@ -241,14 +241,14 @@ class LeaseDesk:
         return tasks
 
     def _note_sequences(self, leased: list[Task], began: float) -> None:
-        """Every delivery of one queue has a higher number than those before it: a fall means another queue."""
-        highest = max((Delivery.of(task.reply_subject).consumer_sequence for task in leased), default=0)
-        if 0 < highest < self._highest_consumer_sequence:
+        """Every delivery of one queue has a higher number than those before it: any that has not means another."""
+        numbers = [number for task in leased if (number := Delivery.of(task.reply_subject).consumer_sequence)]
+        if numbers and min(numbers) <= self._highest_consumer_sequence:
             self._made_anew_at = began
             self._spare.clear()
             self._leases.clear()
             self._log.clear()
-        self._highest_consumer_sequence = highest or self._highest_consumer_sequence
+        self._highest_consumer_sequence = max(numbers, default=self._highest_consumer_sequence)
 
     def _task(self, item: object, leased_at: float) -> Task | None:
         """What the server reserved, whatever its ids look like; None where it names no image."""
