@@ -154,11 +154,24 @@ class Registry:
                 "version": row["version"],
                 "description": row["description"],
                 "stages": json.loads(row["stages"]),
-                "algorithms": [
-                    {"key": key, "task_type": task_type} for key, task_type in self.algorithms(row["id"]).items()
-                ],
+                "algorithms": self._shown_algorithms(row["id"]),
             }
             for row in rows
+        ]
+
+    def _shown_algorithms(self, pipeline_id: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "key": row["key"],
+                "name": row["name"],
+                "version": row["version"],
+                "task_type": row["task_type"],
+                "category_count": len(_labels(json.loads(row["category_map"]))) if row["category_map"] else None,
+            }
+            for row in self._db.all(
+                "SELECT a.* FROM algorithms a JOIN pipeline_algorithms ON algorithm_id = id WHERE pipeline_id = ?",
+                pipeline_id,
+            )
         ]
 
 

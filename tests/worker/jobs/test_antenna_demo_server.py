@@ -13,7 +13,7 @@ from tests.worker.jobs.demo_server import DemoServer, wait_until
 from tidegate.core.errors import FixConfig, RetryLater
 from tidegate_worker.jobs.antenna.api import AntennaAccess, AntennaApi
 from tidegate_worker.jobs.antenna.job import AntennaJob, AntennaLimits
-from tidegate_worker.jobs.antenna.pipeline import AntennaPipeline
+from tidegate_worker.jobs.antenna.pipeline import AntennaAlgorithm, AntennaPipeline
 from tidegate_worker.jobs.antenna.poster import PostLimits
 from tidegate_worker.jobs.antenna.registry import open_jobs, register
 from tidegate_worker.ports import Answer, Job, JobState, Task
@@ -178,6 +178,30 @@ def test_a_slug_that_the_server_dropped_in_silence_is_told(registered: DemoServe
     twin = AntennaPipeline(slug="moths-again", name="Moths", algorithms=(DETECTOR, CLASSIFIER))
     with pytest.raises(FixConfig, match="moths-again"):
         register(api(registered), "tidegate test", [twin])
+
+
+@pytest.mark.parametrize(
+    ("classifier", "told"),
+    [
+        (replace(CLASSIFIER, version=2), "in version 1: give version 2 another name"),
+        (replace(CLASSIFIER, key="another_key"), f"under the key {CLASSIFIER.key!r}: choose another name"),
+        (replace(CLASSIFIER, labels=(*CLASSIFIER.labels, "one more")), "keeps the first map"),
+    ],
+)
+def test_what_antenna_will_not_have_of_an_algorithm_is_told_with_the_way_out(
+    registered: DemoServer, classifier: AntennaAlgorithm, told: str
+) -> None:
+    """The first two are a page of HTML with 500 to the server, the third a 201."""
+    changed = AntennaPipeline(slug="moths", name="Moths", algorithms=(DETECTOR, classifier))
+    with pytest.raises(FixConfig, match=told):
+        register(api(registered), "tidegate test", [changed])
+
+
+def test_a_server_that_is_not_well_is_no_conflict(registered: DemoServer) -> None:
+    registered.fault("server_error", endpoint="register", times=1)
+    with pytest.raises(RetryLater, match="500"):
+        register(api(registered), "tidegate test", [PIPELINE])
+    assert register(api(registered), "tidegate test", [PIPELINE])
 
 
 def test_open_jobs_are_found_and_finished_ones_are_not(registered: DemoServer, tmp_path: Path) -> None:

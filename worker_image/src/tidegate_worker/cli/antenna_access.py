@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
 from tidegate.core.errors import FixConfig
 from tidegate_worker.jobs.antenna.api import AntennaAccess, AntennaApi
@@ -25,8 +26,9 @@ def antenna_access(settings: Settings, url: str | None = None) -> AntennaAccess:
     )
 
 
-def antenna_api(settings: Settings) -> AntennaApi:
-    return AntennaApi(antenna_access(settings))
+def antenna_api(settings: Settings, answer_seconds: float | None = None) -> AntennaApi:
+    access = antenna_access(settings)
+    return AntennaApi(access if answer_seconds is None else replace(access, answer_seconds=answer_seconds))
 
 
 def service_name(settings: Settings) -> str:

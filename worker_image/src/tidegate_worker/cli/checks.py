@@ -191,17 +191,18 @@ def _antenna(settings: Settings) -> Iterator[Finding]:
         yield Finding("Antenna", Grade.WARN, f"{url}, no token", "set TIDEGATE_ANTENNA_TOKEN_FILE for Antenna jobs")
         return
     from tidegate_worker.cli.antenna_access import antenna_api
+    from tidegate_worker.jobs.antenna.registry import prove_token
 
-    api = antenna_api(settings)
+    api = antenna_api(settings, answer_seconds=15.0)
     try:
-        # A list answers any token with 200; a reservation does not, and there is no job 0 to reserve from.
-        api.post("/jobs/0/tasks/", {"batch_size": 1}, seconds=15.0)
-        yield Finding("Antenna", Grade.OK, f"{url} takes the token")
-    except FixConfig as error:
-        if "HTTP 404" in str(error):
-            yield Finding("Antenna", Grade.OK, f"{url} takes the token")
+        if prove_token(api):
+            yield Finding("Antenna", Grade.OK, f"{url} lets this token lease tasks")
         else:
-            yield Finding("Antenna", Grade.FAIL, redact(str(error)))
+            yield Finding(
+                "Antenna", Grade.OK, f"{url} answers; it has no finished job yet on which the token could be tried"
+            )
+    except FixConfig as error:
+        yield Finding("Antenna", Grade.FAIL, redact(str(error)))
     except TidegateError as error:
         yield Finding("Antenna", Grade.FAIL, redact(str(error)), "check TIDEGATE_ANTENNA_URL and the way there")
     finally:

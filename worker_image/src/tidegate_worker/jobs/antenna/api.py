@@ -35,6 +35,8 @@ CLIENT_INFO: Final = {"name": "tidegate-worker", "version": __version__}
 _ANSWER_BYTES: Final = 64 * 1024 * 1024
 _TOLD_CHARACTERS: Final = 300
 _REFUSED: Final = frozenset({400, 413, 422})
+#: What a proxy's page may mean, or the pages of a server at another path.
+_NOT_THE_API: Final = "is this a proxy's page, or a base URL that does not end in /api/v2?"
 _FOR_A_PERSON: Final = frozenset({401, 403, 404, 405, 410, 415})
 
 
@@ -163,7 +165,7 @@ class AntennaApi:
         told = redact(text.decode(errors="replace"))[:_TOLD_CHARACTERS]
         if 200 <= status < 300:
             if answer is None:
-                raise RetryLater(f"{shown}: HTTP {status}, but no JSON: {told}")
+                raise RetryLater(f"{shown}: HTTP {status}, but no JSON ({_NOT_THE_API}): {told}")
             return answer
         if 300 <= status < 400:
             where = redact_url(response.headers.get("Location", ""))
@@ -172,7 +174,8 @@ class AntennaApi:
             raise RequestRefused(status, told)
         if status in _FOR_A_PERSON and answer is not None:
             raise FixConfig(f"{shown}: HTTP {status}: {told}: {_advice(status)}")
-        raise RetryLater(f"{shown}: HTTP {status}: {told}", _retry_after(response))
+        hint = f" ({_NOT_THE_API})" if status == 404 else ""
+        raise RetryLater(f"{shown}: HTTP {status}{hint}: {told}", _retry_after(response))
 
 
 def _read(response: BaseHTTPResponse, give_up_at: float) -> bytes:
