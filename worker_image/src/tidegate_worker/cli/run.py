@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """\
 examples:
   tidegate-worker run                                          every open job of the pipelines in TIDEGATE_PIPELINES
+  tidegate-worker run --pipeline moth_binary                   every open job of this one (repeatable)
   tidegate-worker run --antenna-job 88                         job 88, settings tuned on its first images
   tidegate-worker run --manifest s3://bucket/night.parquet --output s3://bucket/out --pipeline panama_moths_2024
 """
@@ -48,7 +49,10 @@ def execute(arguments: argparse.Namespace, settings: Settings) -> int:
             return _named(target, settings, Parts(settings), drain, probe=not arguments.no_probe)
         from tidegate_worker.cli.polling import serve_open_jobs
 
-        return serve_open_jobs(settings, Parts(settings), drain, once=arguments.once)
+        parts = Parts(settings)
+        return serve_open_jobs(
+            settings, parts, drain, parts.slugs(arguments.pipeline), once=arguments.once, probe=not arguments.no_probe
+        )
 
 
 def _assigned(assignment: Assignment, settings: Settings, parts: Parts, drain: Drain) -> int:
@@ -69,8 +73,9 @@ def _assigned(assignment: Assignment, settings: Settings, parts: Parts, drain: D
 
 
 def _named(target: Target, settings: Settings, parts: Parts, drain: Drain, *, probe: bool) -> int:
-    from tidegate_worker.cli.standalone import work
+    from tidegate_worker.cli.standalone import probed, tuned, unmeasured, work
 
-    report = work(target, settings, parts, drain, probe=probe, show_progress=sys.stderr.isatty())
+    pace = tuned(settings, probed(target, settings, parts, drain)) if probe else unmeasured(settings)
+    report = work(target, settings, parts, drain, pace, show_progress=sys.stderr.isatty())
     print(f"{report.acked} images answered, {report.failed} of them failed: {report.reason}")
     return ExitCode.DONE if report.exit_code is None else report.exit_code

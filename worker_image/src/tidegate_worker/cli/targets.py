@@ -6,7 +6,7 @@ import argparse
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidegate.core.contract import PLAN_ENV, Assignment, Source, SourceKind
@@ -19,7 +19,9 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     target.add_argument("--antenna-job", metavar="NUMBER", help="an Antenna job, by its number")
     target.add_argument("--manifest", metavar="URI", help="a CSV, JSONL or Parquet file of image URIs")
     parser.add_argument("--output", metavar="URI", help="where a manifest job's part files go (TIDEGATE_OUTPUT_URI)")
-    parser.add_argument("--pipeline", metavar="SLUG", help="the pipeline; an Antenna job names its own")
+    parser.add_argument(
+        "--pipeline", action="append", default=[], metavar="SLUG", help="the pipeline; an Antenna job names its own"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,12 @@ class Target:
     source: Source
     pipeline: str | None
     output: str | None
+    named_at: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def run_id(self) -> str:
-        """Says who ran what when; standalone runs are nobody's else."""
-        return f"{socket.gethostname()}-{self.source.kind}-{self.source.job[-100:]}-{int(time.time())}-{os.getpid()}"
+        """Says who ran what when; the same for a probe and the run that follows it, and nobody else's."""
+        return f"{socket.gethostname()}-{self.source.kind}-{self.source.job[-100:]}-{self.named_at}-{os.getpid()}"
 
 
 def assignment_of(settings: Settings) -> Assignment | None:
@@ -45,23 +48,26 @@ def target_of(arguments: argparse.Namespace, settings: Settings) -> Target | Non
     """The job named by the arguments, if they name one."""
     if settings.run.plan and (arguments.antenna_job or arguments.manifest):
         raise FixConfig(f"{PLAN_ENV} names a job already: unset it, or name none on the command line")
+    if arguments.antenna_job is None and arguments.manifest is None:
+        return None
+    if len(arguments.pipeline) > 1:
+        raise FixConfig(f"a job has one pipeline, not {len(arguments.pipeline)}: give --pipeline once")
+    pipeline = next(iter(arguments.pipeline), None)
     if arguments.antenna_job is not None:
         if not arguments.antenna_job.isdigit():
             raise FixConfig(f"--antenna-job wants a number, not {arguments.antenna_job!r}")
         source = Source(kind=SourceKind.ANTENNA, uri=settings.antenna.antenna_url, job=arguments.antenna_job)
-        return Target(source, arguments.pipeline, None)
-    if arguments.manifest is not None:
-        if arguments.pipeline is None:
-            raise FixConfig("a manifest names no pipeline: add --pipeline SLUG")
-        output = arguments.output or settings.manifest.output
-        if output is None:
-            raise FixConfig("say where results go: --output FOLDER, or TIDEGATE_OUTPUT_URI")
-        uri = arguments.manifest if "://" in arguments.manifest else f"file://{Path(arguments.manifest).resolve()}"
-        if "://" not in output:
-            output = str(Path(output).resolve())
-        source = Source(kind=SourceKind.MANIFEST, uri=uri, job=uri.rsplit("/", 1)[-1][:253])
-        return Target(source, arguments.pipeline, output)
-    return None
+        return Target(source, pipeline, None)
+    if pipeline is None:
+        raise FixConfig("a manifest names no pipeline: add --pipeline SLUG")
+    output = arguments.output or settings.manifest.output
+    if output is None:
+        raise FixConfig("say where results go: --output FOLDER, or TIDEGATE_OUTPUT_URI")
+    uri = arguments.manifest if "://" in arguments.manifest else f"file://{Path(arguments.manifest).resolve()}"
+    if "://" not in output:
+        output = str(Path(output).resolve())
+    source = Source(kind=SourceKind.MANIFEST, uri=uri, job=uri.rsplit("/", 1)[-1][:253])
+    return Target(source, pipeline, output)
 
 
 def needed_target(arguments: argparse.Namespace, settings: Settings) -> Target:

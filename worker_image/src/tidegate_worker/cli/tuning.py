@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from tidegate.core.contract import MIB, Assignment, IngestSettings, Plan, ProbeReport
@@ -14,6 +15,7 @@ from tidegate_worker.cgroup import find_memory
 from tidegate_worker.cli.composition import Loaded, Parts, engine_settings
 from tidegate_worker.cli.targets import Target
 from tidegate_worker.pipeline.drain import Drain
+from tidegate_worker.ports import Job as JobPort
 from tidegate_worker.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -61,12 +63,13 @@ def measure(
     *,
     at_most_images: int = DEFAULT_IMAGES,
     at_most_seconds: float = DEFAULT_SECONDS,
+    around: Callable[[JobPort], JobPort] = lambda job: job,
 ) -> ProbeReport:
     """Work a few of the job's images, answer them, and say what they cost."""
     assignment = assign(settings, target, loaded, run_id, PROBE_INGEST)
     return app.probe(
         assignment,
-        parts.job(assignment, loaded, target.output),
+        around(parts.job(assignment, loaded, target.output)),
         parts.fetcher(assignment),
         loaded.predictor,
         engine_settings(settings),
