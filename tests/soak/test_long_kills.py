@@ -42,13 +42,13 @@ def workers() -> Iterator[Nursery]:
         yield opened
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 def test_an_antenna_job_survives_its_workers(demo: DemoServer, workers: Nursery, tmp_path: Path) -> None:
     print(DEATHS)
     print(antenna_run(workers, demo, tmp_path / "antenna", IMAGES, DEATHS))
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 def test_a_manifest_survives_its_workers(demo: DemoServer, workers: Nursery, tmp_path: Path) -> None:
     print(DEATHS)
     print(manifest_run(workers, demo, tmp_path / "manifest", IMAGES, DEATHS))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def worker(
-    *words: str, folder: Path, environment: Mapping[str, str] | None = None, seconds: float = 120.0
+    *words: str, folder: Path, environment: Mapping[str, str] | None = None, seconds: float = 600.0
 ) -> subprocess.CompletedProcess[str]:
     """`tidegate-worker WORDS`, in `folder`, with none of this process's own settings."""
     inherited = {

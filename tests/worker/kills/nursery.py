@@ -7,6 +7,7 @@ worker is a process of its own that reads its environment, makes its threads and
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -62,6 +63,8 @@ def serve() -> None:
     names = {(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
     # Threads do not live through a fork; pyarrow's allocator does without its housekeeper.
     assert len(names - {"jemalloc_bg_thd"}) == 1, names
+    # A collection in a child would visit, and so copy, everything that was imported.
+    gc.freeze()
     print("ready", flush=True)
     started: list[int] = []
     for line in sys.stdin:
