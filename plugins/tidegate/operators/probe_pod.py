@@ -8,6 +8,7 @@ healthy baselines make it unnecessary.
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any, Final
 
 from airflow.providers.common.compat.sdk import AirflowException
@@ -20,6 +21,7 @@ from tidegate.adapters.pod_spec import worker_pod
 from tidegate.adapters.run_store import Run, RunStore
 from tidegate.control.opening import baseline_key
 from tidegate.control.runs import Request, most_suspect, open_store
+from tidegate.control.watch import LOST_NODE_SECONDS
 from tidegate.core.contract import GIB, MIB, Assignment, IngestSettings
 from tidegate.core.errors import FixConfig
 from tidegate.core.slot import End
@@ -42,6 +44,8 @@ PROBE_INGEST: Final = IngestSettings(
 GRACE_SECONDS: Final = 60.0
 STARTUP_SECONDS: Final = 600
 RETRIES: Final = 4
+#: Placing, pulling, loading and half a minute of images take less; a pod of a lost node looks as if it ran for ever.
+LONGEST: Final = timedelta(minutes=45)
 
 
 class ProbePodOperator(WorkerPodOperator):
@@ -50,7 +54,12 @@ class ProbePodOperator(WorkerPodOperator):
     ui_color = "#e4e0f2"
 
     def __init__(self, *, run_id: str, **kwargs: Any) -> None:
-        super().__init__(run_id=run_id, **{"startup_timeout_seconds": STARTUP_SECONDS, "retries": RETRIES, **kwargs})
+        chosen = {
+            "startup_timeout_seconds": STARTUP_SECONDS,
+            "execution_timeout": LONGEST,
+            "retries": RETRIES,
+        }
+        super().__init__(run_id=run_id, **{**chosen, **kwargs})
         self._is_given_up = False
 
     def execute(self, context: Context) -> Any:
@@ -107,11 +116,23 @@ class ProbePodOperator(WorkerPodOperator):
                 if error.status != 404:
                     raise
                 continue
-            if pod.metadata.deletion_timestamp is None:
+            leaves_by = pod.metadata.deletion_timestamp
+            if leaves_by is None:
                 return pod
-            if time.monotonic() > deadline:
-                raise FixConfig(f"pod {name} has been leaving for {STARTUP_SECONDS} s; its node may be lost")
+            if time.time() > leaves_by.timestamp() + LOST_NODE_SECONDS:
+                self.log.warning("pod %s should be gone: its node is lost, and it is struck from the books", name)
+                self._forget(pod)
+            elif time.monotonic() > deadline:
+                raise PodEndedEarly(End.INFRASTRUCTURE, f"pod {name} is leaving, and has not left yet")
             time.sleep(POLL_SECONDS)
+
+    def _forget(self, pod: k8s.V1Pod) -> None:
+        body = k8s.V1DeleteOptions(grace_period_seconds=0, preconditions=k8s.V1Preconditions(uid=pod.metadata.uid))
+        try:
+            self.client.delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, body=body)
+        except ApiException as error:
+            if error.status not in (404, 409):
+                raise
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
         try:
