@@ -177,7 +177,9 @@ def test_two_watches_of_one_run_do_not_hurt_each_other(night: Night) -> None:
             await asyncio.gather(night.watch.round(), other.round())
 
         asyncio.run(both())
-    assert night.phase() in (Phase.HALF_OPEN, Phase.CLOSED)
+        if night.phase() is Phase.HALF_OPEN:
+            break
+    assert night.phase() is Phase.HALF_OPEN
     assert {limit for _, _, limit in night.pods.orders} == {night.state().limit_bytes}
     assert len(night.store.trips(RUN_ID)) == 1
 
@@ -361,7 +363,7 @@ def test_of_two_slots_the_one_that_grows_trips_alone(store: RunStore) -> None:
     night.launch(0)
     night.launch(1, course=GROWING)
     night.later(140)
-    assert [name for _, name, _ in night.pods.orders] == ["tidegate-abc-run-1"]
+    assert {name for _, name, _ in night.pods.orders} == {"tidegate-abc-run-1"}
     assert night.phase(0) is Phase.CLOSED
     assert {stored.trip.slot for stored in store.trips(RUN_ID)} == {1}
 

@@ -1,0 +1,3 @@
+"""Airflow is imported here: first its home."""
+
+import tests.airflow_home  # noqa: F401
