@@ -6,6 +6,7 @@ The only code that touches the environment; `settings` names what it may say.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -52,6 +53,14 @@ def texts(file: Path | None) -> dict[str, str]:
     """Every variable of the file and of the process, by its name in capitals; the process wins."""
     filed = dotenv_values(file) if file is not None and file.is_file() else {}
     return {name.upper(): text for name, text in {**filed, **os.environ}.items() if text is not None}
+
+
+def temporary_folder() -> Path:
+    """Where libraries put small files; also where none can be written, so that `doctor` lives to say so."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        return Path("/tmp")  # noqa: S108
 
 
 class Group(BaseSettings):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import ByteSize, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from tidegate.core.contract import METRICS_PORT, MIB
-from tidegate_worker.environment import PREFIX, Group, names_of, peer, read, secret, texts
+from tidegate_worker.environment import PREFIX, Group, names_of, peer, read, secret, temporary_folder, texts
 
 ENV_FILE: Final = ".env"
 #: In an image the catalogue is beside the package, in a checkout beside `src`.
@@ -132,7 +131,7 @@ class StorageSettings(Group):
     """Places on disk."""
 
     staging_dir: Path = Field(
-        Path(tempfile.gettempdir()) / "tidegate",
+        temporary_folder() / "tidegate",
         description="Staged images, on a disk, never on a memory-backed volume. Private to one worker.",
     )
     state_dir: Path | None = Field(

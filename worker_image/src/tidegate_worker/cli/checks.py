@@ -10,15 +10,14 @@ import os
 import platform
 import resource
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 from tidegate.core.contract import GIB, MIB
 from tidegate.core.errors import FixConfig, TidegateError
+from tidegate_worker.environment import temporary_folder
 from tidegate_worker.redact import redact, redact_url
 from tidegate_worker.settings import Settings
 
@@ -120,15 +119,14 @@ def _staging(settings: Settings) -> Iterator[Finding]:
     for subject, folder in (
         ("staging", settings.storage.image_dir),
         ("answers", settings.storage.answer_dir),
-        ("temporary files", Path(tempfile.gettempdir())),
+        ("temporary files", temporary_folder()),
     ):
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         kind, free = filesystem_of(existing), shutil.disk_usage(existing).free
         found = f"{folder} on {kind}, {_size(free)} free"
         if not os.access(existing, os.W_OK):
-            yield Finding(
-                subject, Grade.FAIL, f"{found}, not writable", "set TIDEGATE_STAGING_DIR to a folder of its own"
-            )
+            variable = "TMPDIR" if subject == "temporary files" else "TIDEGATE_STAGING_DIR"
+            yield Finding(subject, Grade.FAIL, f"{found}, not writable", f"set {variable} to a folder of its own")
         elif subject == "temporary files":
             continue
         elif kind in _MEMORY_BACKED:
