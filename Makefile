@@ -88,5 +88,13 @@ chart: setup-control ## Lint the Helm chart, render its scenarios into dist/char
 	@$(CONTROL)/python -m helm.chart
 
 .PHONY: image
-image: ## Build the worker image (it comes with the deployment release)
-	@echo "there is no image build yet: install worker_image with requirements/worker.lock into an image of yours" >&2; exit 1
+image: ## Build the worker image: IMAGE=name BASE_IMAGE=name FLAVOR=cuda|cpu BUILDER=docker|podman|buildah
+	@scripts/image worker
+
+.PHONY: airflow-image
+airflow-image: ## Build the image of Airflow with the DAGs and the control plane: IMAGE=name BASE_IMAGE=name
+	@scripts/image airflow
+
+.PHONY: test-image
+test-image: ## Build both images on a small Debian and run the worker in them, under the limits of a pod
+	@scripts/test image
