@@ -19,12 +19,14 @@ def evidence(pod: k8s.V1Pod, *, was_told_to_end: bool) -> PodEvidence:
     container = _container(pod)
     terminated = container.state.terminated if container is not None and container.state else None
     waiting = container.state.waiting if container is not None and container.state else None
+    unplaced = _condition(status, "PodScheduled", "False")
+    disrupted = _condition(status, "DisruptionTarget", "True")
     return PodEvidence(
         pod_name=pod.metadata.name,
-        pod_reason=status.reason or _disruption(status),
+        pod_reason=status.reason or (disrupted.reason if disrupted else None),
         container_reason=terminated.reason if terminated else None,
-        waiting_reason=waiting.reason if waiting else _unschedulable(status),
-        message=status.message or (waiting.message if waiting else None) or _told(terminated) or "",
+        waiting_reason=waiting.reason if waiting else unplaced.reason if unplaced else None,
+        message=status.message or _first_message(waiting, unplaced, _unstarted(terminated)),
         exit_code=terminated.exit_code if terminated else None,
         was_told_to_end=was_told_to_end,
     )
@@ -58,20 +60,14 @@ def _container(pod: k8s.V1Pod) -> Any:
     return None
 
 
-def _told(terminated: Any) -> str | None:
-    """The container runtime's words where it never got to run the worker, whose own they are otherwise."""
-    return terminated.message if terminated is not None and terminated.reason in NOT_STARTED else None
+def _condition(status: Any, kind: str, value: str) -> Any:
+    return next((each for each in status.conditions or () if each.type == kind and each.status == value), None)
 
 
-def _disruption(status: Any) -> str | None:
-    for condition in status.conditions or ():
-        if condition.type == "DisruptionTarget" and condition.status == "True":
-            return str(condition.reason)
-    return None
+def _unstarted(terminated: Any) -> Any:
+    """The end of a container that never ran: its message is the runtime's, where it is the worker's own otherwise."""
+    return terminated if terminated is not None and terminated.reason in NOT_STARTED else None
 
 
-def _unschedulable(status: Any) -> str | None:
-    for condition in status.conditions or ():
-        if condition.type == "PodScheduled" and condition.status == "False":
-            return str(condition.reason)
-    return None
+def _first_message(*tellers: Any) -> str:
+    return next((teller.message for teller in tellers if teller is not None and teller.message), "")
