@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -81,19 +81,31 @@ class Prometheus:
     url: str
 
     @classmethod
-    def start(cls, folder: Path, *targets: str, web_config: str | None = None) -> Prometheus:
-        """A server in `folder` that scrapes `targets`; FileNotFoundError where Debian's package is not installed."""
+    def start(
+        cls,
+        folder: Path,
+        *targets: str,
+        web_config: str | None = None,
+        labelled: Mapping[str, Mapping[str, str]] | None = None,
+        scrape_seconds: float = SCRAPE_SECONDS,
+    ) -> Prometheus:
+        """A server in `folder` that scrapes `targets`; FileNotFoundError where Debian's package is not installed.
+
+        `labelled` are further targets, with the labels that discovery would put on their series.
+        """
         program = shutil.which("prometheus")
         if program is None:
             raise FileNotFoundError("Debian's prometheus is not installed")
         folder.mkdir(parents=True, exist_ok=True)
+        static: list[dict[str, object]] = [{"targets": targets}]
+        static += [{"targets": [target], "labels": dict(labels)} for target, labels in (labelled or {}).items()]
         (folder / "prometheus.yml").write_text(
             f"""
-global: {{scrape_interval: {SCRAPE_SECONDS * 1000:.0f}ms, scrape_timeout: {SCRAPE_SECONDS * 1000:.0f}ms}}
+global: {{scrape_interval: {scrape_seconds * 1000:.0f}ms, scrape_timeout: {scrape_seconds * 1000:.0f}ms}}
 scrape_configs:
   - job_name: pods
     honor_labels: true
-    static_configs: [{{targets: {json.dumps(targets)}}}]
+    static_configs: {json.dumps(static)}
 """
         )
         port = free_port()

@@ -23,6 +23,7 @@ LEAST_RUNS: Final = 14
 _INTERVAL: Final = 0.99
 #: They tell of every fit, and one calls a plotting library that is not there an error.
 _TALKATIVE: Final = ("prophet", "prophet.plot", "cmdstanpy")
+_SILENT: Final = logging.NullHandler()
 
 
 def is_installed() -> bool:
@@ -55,6 +56,8 @@ def _forecast(at: float, earlier: Sequence[tuple[float, float]]) -> tuple[float,
     """Lower end, middle and upper end of what is expected at `at`, in bytes."""
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+        # One that finds no handler makes its own, and talks.
+        logging.getLogger(name).addHandler(_SILENT)
     prophet: Any = import_module("prophet")
     pandas: Any = import_module("pandas")
     # Sizes differ by factors, and a forecast below zero bytes is none: the model sees logarithms.
