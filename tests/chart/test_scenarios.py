@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import helm_python
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -50,6 +51,15 @@ def test_helms_linter_finds_nothing_in_a_scenario(scenario: str) -> None:
 
 def test_the_linter_is_heard_where_something_is_wrong() -> None:
     assert any("capGib" in finding for finding in chart.findings({"plan": {"capGib": "much"}}))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_an_install_goes_through_but_for_the_cluster(scenario: str) -> None:
+    with helm_python.Config(namespace="airflow") as nowhere:
+        release = nowhere.install(chart.CHART, "tidegate", dict(SCENARIOS[scenario]), dry_run="client")
+    assert release["manifest"].count("\nkind:") >= 6
+    namespace = SCENARIOS[scenario].get("jobs", {}).get("namespace", "tidegate-jobs")
+    assert f"worker pods run in the namespace {namespace}" in release["notes"]
 
 
 @pytest.mark.parametrize(("scenario", "cluster"), _IN_ALL)
