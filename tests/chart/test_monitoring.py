@@ -18,6 +18,8 @@ from tests.chart.rendered import one
 
 MONITORING = chart.REPOSITORY / "monitoring"
 ALERTMANAGER = yaml.safe_load((MONITORING / "alertmanager" / "alertmanager.yaml").read_text())
+#: What a cluster is told; the rest of the folder makes and tests it.
+TOLD = ("rules/*.yaml", "dashboards/*.json", "alertmanager/*.yaml", "alertmanager/templates/*.tmpl")
 CHANNELS = ["slack", "pagerduty", "opsgenie", "webhook"]
 OURS = {"name": "alertname", "matchType": "=~", "value": "Tidegate.*"}
 
@@ -41,19 +43,25 @@ def test_the_operator_gets_every_rule_as_it_stands_in_monitoring() -> None:
     assert made == {f"tidegate-{path.stem}": yaml.safe_load(path.read_text()) for path in files}
 
 
+def test_grafanas_sidecar_gets_every_dashboard_as_it_stands_in_monitoring() -> None:
+    made = [each for each in _made("ConfigMap") if "grafana_dashboard" in each["metadata"]["labels"]]
+    told = {name: json.loads(text) for each in made for name, text in each["data"].items()}
+    assert told == {path.name: json.loads(path.read_text()) for path in (MONITORING / "dashboards").glob("*.json")}
+    # What etcd takes of one object.
+    assert all(len(json.dumps(each)) < 1_000_000 for each in made)
+
+
 def test_the_files_are_there_once() -> None:
-    for link in (chart.CHART / "files").iterdir():
-        assert link.is_symlink(), f"{link} is a copy, which ages"
-        assert link.resolve() == MONITORING / link.name
+    link = chart.CHART / "monitoring"
+    assert link.is_symlink(), "a copy ages"
+    assert link.resolve() == MONITORING
 
 
 def test_the_package_holds_them_without_the_repository(tmp_path: Path) -> None:
     with helm_python.Chart.load(helm_python.package(chart.CHART, destination=tmp_path)) as packed:
-        packed_files = {each["name"]: each["data"] for each in packed.files}
-    for folder, pattern in (("rules", "*.yaml"), ("alertmanager", "*.yaml")):
-        for path in (MONITORING / folder).glob(pattern):
-            assert f"files/{folder}/{path.name}" in packed_files
-    assert not [name for name in packed_files if "/tests/" in name]
+        found = {each["name"]: each["data"] for each in packed.files if each["name"].startswith("monitoring/")}
+    told = [path for pattern in TOLD for path in MONITORING.glob(pattern)]
+    assert found == {f"monitoring/{path.relative_to(MONITORING)}": path.read_text() for path in told}
 
 
 # -- routes -----------------------------------------------------------------------------------------
