@@ -55,6 +55,10 @@ status: setup-control ## Which parts of the stack serve
 logs: setup-control ## The ends of the stack's logs; SERVICE=name follows one
 	@$(CONTROL)/python -m tidegate_local logs $(if $(SERVICE),$(SERVICE) --follow)
 
+.PHONY: compose-env
+compose-env: ## Add to .env what docker-compose.yaml wants and .env lacks, passwords too
+	@scripts/compose-env
+
 .PHONY: lint
 lint: setup ## Ruff, mypy and the import walls, changing nothing
 	@scripts/lint
