@@ -167,6 +167,23 @@ def test_a_job_that_brings_nothing_for_the_lease_time_is_over_and_not_called_com
     assert not report.job_complete
 
 
+def test_the_time_in_which_an_owner_was_away_does_not_count_as_time_without_tasks(tmp_path: Path) -> None:
+    calls: list[int] = []
+    job = BedJob([], lease_seconds=2.0, expected=1)
+
+    def away_then_empty_then_there() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RetryLater("the queue is down", 3.5)
+        if len(calls) == 3:
+            job.tasks.extend(tasks_of(["image-1"]))
+
+    job.before_lease = away_then_empty_then_there
+    report = app.run(assignment(), job, fetcher_of(IMAGES), BedPredictor(), settings(tmp_path, idle_margin_seconds=1.0))
+    assert report.job_complete
+    assert report.acked == 1
+
+
 def test_a_redelivered_image_is_answered_under_its_newest_delivery(tmp_path: Path) -> None:
     job = BedJob(tasks_of(["image-1"], reply_subject="first"), expected=1)
 

@@ -243,6 +243,9 @@ class Leasing:
 
     def _heard(self) -> None:
         self._heard_at = time.monotonic()
+        if self._failures:
+            # While its owner was away nobody could say that there was no task.
+            self._last_task_at = self._heard_at
         self._failures = 0
 
     def _wait(self, error: RetryLater) -> Ending | None:
