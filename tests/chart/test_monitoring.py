@@ -44,9 +44,11 @@ def test_the_operator_gets_every_rule_as_it_stands_in_monitoring() -> None:
 
 
 def test_grafanas_sidecar_gets_every_dashboard_as_it_stands_in_monitoring() -> None:
+    files = sorted((MONITORING / "dashboards").glob("*.json"))
+    assert files
     made = [each for each in _made("ConfigMap") if "grafana_dashboard" in each["metadata"]["labels"]]
     told = {name: json.loads(text) for each in made for name, text in each["data"].items()}
-    assert told == {path.name: json.loads(path.read_text()) for path in (MONITORING / "dashboards").glob("*.json")}
+    assert told == {path.name: json.loads(path.read_text()) for path in files}
     # What etcd takes of one object.
     assert all(len(json.dumps(each)) < 1_000_000 for each in made)
 
