@@ -59,9 +59,8 @@ def _runs() -> list[Panel]:
         rows(
             "Runs",
             "Running or ended within a day; the id opens the run.",
-            "run_id",
+            Query(state, "run_id"),
             [
-                (Query(state, "run"), "short"),
                 column(StoreMetric.RUN_IMAGES, "images"),
                 column(StoreMetric.RUN_ACKED, "answered"),
                 column(StoreMetric.RUN_QUARANTINED, "quarantined"),

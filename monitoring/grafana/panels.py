@@ -86,21 +86,24 @@ def timeline(title: str, told: str, *queries: Query, span: int = FULL) -> statet
     return _asked(panel, title, told, queries, "short", span, GRAPH_HEIGHT)
 
 
-def rows(title: str, told: str, key: str, columns: Iterable[tuple[Query, str]], *, link: str) -> table.Panel:
-    """One line for each value of the label `key`, a column for each query with its unit, the key linked to `link`."""
+def rows(title: str, told: str, facts: Query, columns: Iterable[tuple[Query, str]], *, link: str) -> table.Panel:
+    """A line for each series of `facts` with its labels, and a column with its unit for each further query.
+
+    The label that `facts` names in its legend is the key that all queries share; it leads to `link`.
+    """
     panel = table.Panel()
-    queries = []
+    queries = [facts]
     for query, unit in columns:
-        queries.append(query)
         panel.override_by_name(
-            f"Value #{_ref(len(queries) - 1)}",
+            f"Value #{_ref(len(queries))}",
             [model.DynamicConfigValue("displayName", query.legend), model.DynamicConfigValue("unit", unit)],
         )
-    panel.override_by_name(key, [model.DynamicConfigValue("links", [{"title": "Open", "url": link}])])
+        queries.append(query)
+    panel.override_by_name(facts.legend, [model.DynamicConfigValue("links", [{"title": "Open", "url": link}])])
     panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
-    panel.with_transformation(
-        model.DataTransformerConfig(id_val="organize", options={"excludeByName": {"Time": True, "Value": True}})
-    )
+    # Facts are labels; their value is always 1.
+    hidden = {"Time": True, f"Value #{_ref(0)}": True}
+    panel.with_transformation(model.DataTransformerConfig(id_val="organize", options={"excludeByName": hidden}))
     return _asked(panel, title, told, queries, "short", FULL, GRAPH_HEIGHT + 2, instant=True, as_table=True)
 
 
