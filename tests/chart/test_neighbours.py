@@ -84,3 +84,14 @@ def test_alertmanager_selects_the_routes_that_the_chart_makes() -> None:
     selector: dict[str, Any] = MONITORING["alertmanager"]["alertmanagerSpec"]["alertmanagerConfigSelector"]
     made = one(chart.objects({}, chart.WITH_OPERATOR), "PodMonitor")["metadata"]["labels"]
     assert selector["matchLabels"].items() <= made.items()
+
+
+def test_the_breaker_asks_the_prometheus_that_the_guide_installs() -> None:
+    guide = (chart.REPOSITORY / "docs" / "deploy.md").read_text()
+    found = re.search(r"helm install (\S+) prometheus-community/kube-prometheus-stack --namespace (\S+)", guide)
+    assert found is not None
+    release, namespace = found.groups()
+    # The service's name, for a release whose name holds the chart's.
+    assert "kube-prometheus-stack" in release
+    assert DEFAULTS["prometheus"]["url"] == f"http://{release}-prometheus.{namespace}:9090"
+    assert DEFAULTS["prometheus"]["namespace"] == namespace
