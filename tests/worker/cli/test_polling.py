@@ -70,7 +70,7 @@ def test_open_jobs_take_turns_and_no_image_is_computed_twice(
         assert truth["totals"]["answered_once"] == 60
 
 
-def test_a_job_without_work_is_left_before_anything_is_planned(
+def test_a_job_without_work_is_left_before_anything_is_planned_and_rests(
     demo: DemoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     idle = demo.create_job(3, PIPELINE, kind="tiny", start=False)
@@ -81,6 +81,7 @@ def test_a_job_without_work_is_left_before_anything_is_planned(
     assert demo.status(busy) == "SUCCESS"
     assert demo.status(idle) == "CREATED"
     assert caplog.text.count("saturates") == 1
+    assert caplog.text.count("other jobs may have some") == 1
 
 
 def test_a_token_that_may_not_lease_is_told_before_any_job_is_open(demo: DemoServer, tmp_path: Path) -> None:

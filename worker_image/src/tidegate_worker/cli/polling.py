@@ -43,6 +43,8 @@ class TurnRules:
     shortest_seconds: float = 20.0
     #: Of work, held leased where others wait: it is answered before they come.
     lease_seconds: float = 30.0
+    #: A job that brought nothing is not looked at again for so long, or drained jobs would break into those with work.
+    idle_rest_seconds: float = 120.0
 
     def turn_seconds(self, jobs: int) -> float:
         return min(self.round_seconds, max(self.shortest_seconds, self.round_seconds / max(1, jobs)))
@@ -169,7 +171,11 @@ class OpenJobs:
         for job in jobs:
             if self._drain.asked:
                 break
-            answered += self._work(job, turn_seconds, alone=len(jobs) == 1)
+            of_this = self._work(job, turn_seconds, alone=len(jobs) == 1)
+            answered += of_this
+            if not of_this and len(jobs) > 1:
+                until = time.monotonic() + self._rules.idle_rest_seconds
+                self._rests_until[job.job_id] = max(until, self._rests_until.get(job.job_id, 0.0))
         return answered > 0
 
     def _due(self) -> list[OpenJob]:
