@@ -20,7 +20,7 @@ from tidegate_worker.ports import Answer, JobProgress, JobState, Task
 from tidegate_worker.settings import AntennaSettings, Settings
 
 PIPELINE = "tidegate_demo"
-QUICK = TurnRules(patience_seconds=0.5, round_seconds=2.0, shortest_seconds=1.0, lease_seconds=0.5)
+QUICK = TurnRules(patience_seconds=5.0, round_seconds=2.0, shortest_seconds=1.0, lease_seconds=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,8 @@ class Scripted:
 def test_a_turn_that_was_long_enough_ends_where_others_wait_and_leases_no_more() -> None:
     drain = Drain()
     turn = Turn(Scripted(4), drain, 0.0, 60.0, others_wait=lambda: True)
+    assert len(turn.lease(4)) == 4
+    assert not drain.asked
     assert list(turn.lease(4)) == []
     assert drain.asked
 

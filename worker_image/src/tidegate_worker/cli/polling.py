@@ -67,7 +67,8 @@ class Turn:
         self._others_wait = others_wait
         self._patience_seconds = patience_seconds
         self._last_task_at = time.monotonic()
-        self._ends_at = self._last_task_at + turn_seconds
+        #: Set by the first lease: however slow the start, every turn brings its job on.
+        self._ends_at: float | None = None
         self.lease_seconds = job.lease_seconds
 
     def lease(self, at_most: int) -> Sequence[Task]:
@@ -100,12 +101,16 @@ class Turn:
         self._job.close()
 
     def _is_over(self) -> bool:
-        if time.monotonic() < self._ends_at:
+        now = time.monotonic()
+        if self._ends_at is None:
+            self._ends_at = now + self._turn_seconds
+            return False
+        if now < self._ends_at:
             return False
         if self._others_wait():
             self._drain.ask("other jobs wait for their turn")
             return True
-        self._ends_at = time.monotonic() + self._turn_seconds
+        self._ends_at = now + self._turn_seconds
         return False
 
 
