@@ -448,16 +448,17 @@ def test_a_failure_is_repeated_for_the_same_message_and_tried_anew_for_another(
     answer(job, failed(lease(job, 1)[0]))
     antenna.task(1, sequence=1, delivered=2, consumer_sequence=2)
     assert list(job.lease(1)) == []
+    assert job.flush(10)
     antenna.task(1, sequence=3, consumer_sequence=3)
     assert answer(job, answered(lease(job, 1)[0])) == ["1"]
     assert "error" not in antenna.accepted[-1][1]
 
 
 def test_an_image_computed_twice_is_answered_by_the_first_answer(antenna: AntennaHost, tmp_path: Path) -> None:
-    job = opened_job(antenna, tmp_path, AntennaLimits(lease_seconds=0.05, post=QUICK))
+    job = opened_job(antenna, tmp_path, AntennaLimits(lease_seconds=1.0, post=QUICK))
     antenna.task(1, sequence=1)
     first = lease(job, 1)[0]
-    time.sleep(0.1)
+    time.sleep(1.1)
     antenna.task(1, sequence=1, delivered=2, consumer_sequence=2)
     second = lease(job, 1)[0]
     assert second.last_delivery
