@@ -84,7 +84,7 @@ def test_nothing_of_a_machine_is_in_what_a_build_sees() -> None:
     seen = {pattern[1:] for pattern in patterns if pattern.startswith("!")}
     copied = {
         word.split("/")[0]
-        for path in DOCKERFILES.values()
+        for path in (*DOCKERFILES.values(), REPOSITORY / "local" / "Dockerfile")
         for line in path.read_text().splitlines()
         if line.startswith("COPY ") and "--from" not in line
         for word in line.split()[1:-1]
