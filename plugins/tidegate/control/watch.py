@@ -51,7 +51,8 @@ log = logging.getLogger(__name__)
 EAGER_SECONDS: Final = 0.5
 #: Long enough to rebuild what a detector knew before the triggerer died.
 REBUILD_SECONDS: Final = 900.0
-#: A sample is told of by Prometheus some time after it was taken.
+#: A sample is told of by Prometheus some time after it was taken, by a managed one long after: what has been read is
+#: asked for again this far back at most, and otherwise as far as the newest sample was late.
 OVERLAP_SECONDS: Final = 30.0
 #: Samples older than this many intervals decide nothing: scrapes fail, or two clocks differ.
 FRESH_INTERVALS: Final = 3
@@ -113,6 +114,7 @@ class Watch:
     _executed: set[Hashable] = field(default_factory=set)
     _memory_asked_at: float = float("-inf")
     _memory_read_at: float = float("-inf")
+    _overlap_seconds: float = OVERLAP_SECONDS
     _remaining_seconds: float | None = None
     _tasks_asked_at: float = float("-inf")
     _taskless_looks: int = 0
@@ -211,7 +213,7 @@ class Watch:
             return {}
         self._memory_asked_at = now
         # What was missed while nobody answered is read now; at first all that a new detector can use.
-        window = min(REBUILD_SECONDS, now - self._memory_read_at + OVERLAP_SECONDS)
+        window = min(REBUILD_SECONDS, now - self._memory_read_at + self._overlap_seconds)
         try:
             readings = await asyncio.to_thread(
                 self.reader.read, self.watched.namespace, self.watched.pod_prefix, window
@@ -221,6 +223,8 @@ class Watch:
             log.warning("breaker of %s: %s", self.watched.run_id, trouble)
             return {}
         self._memory_read_at = now
+        latest = max((now - reading.samples[-1].t_seconds for reading in readings.values()), default=OVERLAP_SECONDS)
+        self._overlap_seconds = min(OVERLAP_SECONDS, max(0.0, latest) + self.watched.interval_seconds)
         return readings
 
     def _look(self, state: SlotState, pod: LivePod, reading: Reading | None) -> None:
