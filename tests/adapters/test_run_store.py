@@ -265,3 +265,39 @@ def test_a_locked_out_slot_reads_back_with_its_phase(store: RunStore) -> None:
     before = the_slot(store)
     store.advance(before, moved(before.state, phase=Phase.LOCKED_OUT, reason="given up"))
     assert the_slot(store).state.phase is Phase.LOCKED_OUT
+
+
+# -- what the exporter reads -------------------------------------------------------------------------------------------
+
+
+def test_sums_are_kept_by_pipeline_and_model_version(store: RunStore) -> None:
+    planned(store)
+    before = the_slot(store)
+    told = StoredTrip(trip(before.state), "resize", "it grows")
+    store.advance(before, before.state, attempt=attempt(before.state, ended_at=2_000_000.0, end="oom"), trip=told)
+    numbers = '{"allocated_gib_hours": 2.0, "maq": 0.5, "images_redone": 3, "pause_seconds": 20.0}'
+    store.end_run(RUN_ID, RunState.FAILED, 2_000_000.0, numbers, None)
+    totals = store.totals()
+    assert totals.kinds == [("moths", "v1")]
+    assert totals.runs[("moths", "v1", "failed")] == 1
+    assert totals.trips[("moths", "v1", "velocity")] == 1
+    assert totals.oom_kills[("moths", "v1")] == 1
+    assert totals.images_redone[("moths", "v1")] == 3
+    assert totals.used_byte_seconds[("moths", "v1")] == 2**30 * 3600.0
+
+
+def test_recent_runs_are_those_that_run_and_those_that_ended_since(store: RunStore) -> None:
+    planned(store)
+    assert [each.run_id for each in store.recent_runs(3_000_000.0)] == [RUN_ID]
+    store.end_run(RUN_ID, RunState.DONE, 2_000_000.0, "{}", None)
+    assert store.recent_runs(2_000_001.0) == []
+    assert store.totals().images_redone[("moths", "v1")] == 0
+    assert [each.run_id for each in store.recent_runs(1_999_999.0)] == [RUN_ID]
+
+
+def test_what_the_breaker_saw_disturbs_nobody_who_writes(store: RunStore) -> None:
+    planned(store)
+    before = the_slot(store)
+    store.saw(RUN_ID, {0: 1_000_500.0})
+    after = store.advance(before, moved(before.state, reason="moved"))
+    assert (the_slot(store).revision, the_slot(store).seen_at) == (after.revision, 1_000_500.0)

@@ -13,6 +13,7 @@ import pytest
 import requests
 from tests.adapters.metrics_bed import Exporter, eventually
 from tests.monitoring.bed import PATIENCE_SECONDS, Services, alertmanager_at, prometheus_at, put_secrets
+from tests.monitoring.files import REPOSITORY
 
 ALL = ("slack", "pagerduty", "opsgenie", "webhook")
 
@@ -106,3 +107,9 @@ def test_channels_without_a_secret_keep_none_of_the_others_from_being_told(
         with prometheus_at(tmp_path, exporter.target, alerts):
             eventually(lambda: set(services.told), lambda told: "webhook" in told, PATIENCE_SECONDS)
     assert set(services.told) == {"webhook"}
+
+
+def test_the_link_opens_a_dashboard_with_the_variables_that_it_sets() -> None:
+    board = json.loads((REPOSITORY / "monitoring" / "dashboards" / "tidegate-run.json").read_text())
+    assert board["uid"] == "tidegate-run"
+    assert {"namespace", "job", "run"} <= {variable["name"] for variable in board["templating"]["list"]}

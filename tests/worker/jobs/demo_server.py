@@ -52,7 +52,7 @@ class DemoServer:
         wait_until(lambda: self.status(job) in statuses, seconds)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
     give_up_at = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < give_up_at, "waited in vain"

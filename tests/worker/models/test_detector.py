@@ -71,7 +71,10 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[nn.Module, nn.Module]
         yield plain, ours.to(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(("height", "width"), [(1536, 2048), (500, 300)])
+# One of each network, and one of each size: four would tell no more.
+@pytest.mark.parametrize(
+    ("pair", "height", "width"), [("resnet", 500, 300), ("mobilenet", 1536, 2048)], indirect=["pair"]
+)
 def test_same_weights_give_the_boxes_scores_and_classes_of_the_plain_network(
     pair: tuple[nn.Module, nn.Module], height: int, width: int
 ) -> None:

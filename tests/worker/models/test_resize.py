@@ -27,7 +27,8 @@ def test_sampling_gives_the_floats_of_resizing_the_whole_image_as_floats(
     whole = interpolate((pixels.float() / 255)[None], size=(to_height, to_width), mode="bilinear", align_corners=False)[
         0
     ]
-    assert torch.allclose(sample(pixels, to_height, to_width), whole, atol=2e-6)
+    # A shade of the 256 is 4e-3: sums in another order differ in the last bits.
+    assert torch.allclose(sample(pixels, to_height, to_width), whole, atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)

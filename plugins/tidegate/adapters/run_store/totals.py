@@ -66,11 +66,12 @@ def read(connection: sa.Connection) -> Totals:
 
 
 def _add(totals: Totals, kind: Kind, summary: dict[str, float]) -> None:
-    allocated = summary["allocated_gib_hours"] * _GIB_HOUR
-    totals.images_redone[kind] += int(summary["images_redone"])
+    # What another release left out counts as nothing, and keeps none of the rest from being told.
+    allocated = summary.get("allocated_gib_hours", 0.0) * _GIB_HOUR
+    totals.images_redone[kind] += int(summary.get("images_redone", 0))
     for sums, value in (
-        (totals.pause_seconds, summary["pause_seconds"]),
+        (totals.pause_seconds, summary.get("pause_seconds", 0.0)),
         (totals.allocated_byte_seconds, allocated),
-        (totals.used_byte_seconds, allocated * summary["maq"]),
+        (totals.used_byte_seconds, allocated * summary.get("maq", 0.0)),
     ):
         sums[kind] = sums.get(kind, 0.0) + value
