@@ -66,7 +66,7 @@ def test_leaked_memory_is_written_and_stays() -> None:
     before = anonymous_bytes()
     for _ in range(3):
         leaky.predict(images)
-    assert anonymous_bytes() - before >= 12 * 8 * MIB * 0.95
+    assert anonymous_bytes() - before >= 12 * 8 * MIB * 0.85
 
 
 def test_without_misbehaviour_nothing_is_leaked() -> None:
