@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate_worker.cgroup import CgroupV1, find_memory
+from tidegate_worker.cgroup import CgroupV1, own_cgroup
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Cage:
 @contextmanager
 def caged(limit_bytes: int) -> Iterator[Cage]:
     """Skips the test where no memory cgroup (v1) of our own can be made."""
-    own = find_memory()
+    own = own_cgroup()
     if not isinstance(own, CgroupV1):
         pytest.skip("no cgroup v1 memory controller here")
     directory = own.directories[0] / f"tidegate-test-{os.getpid()}-{time.monotonic_ns()}"

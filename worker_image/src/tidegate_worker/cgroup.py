@@ -2,7 +2,7 @@
 
 Found through /proc/self/cgroup and /proc/self/mountinfo. The limit is the smallest over all visible ancestors and is
 read anew each time, because a resize changes it under a running process. Non-reclaimable memory is what an OOM kill is
-about: anonymous + shared + kernel; page cache is not in it. Without a memory cgroup psutil stands in.
+about: anonymous + shared + kernel; page cache is not in it. Without a memory cgroup that bounds it, psutil stands in.
 """
 
 from __future__ import annotations
@@ -27,7 +27,18 @@ class MemoryView(Protocol):
 
 
 def find_memory(proc: Path = _PROC) -> MemoryView:
-    """The view of the memory cgroup that this process is in."""
+    """The view of the memory cgroup that this process is in, if one bounds it.
+
+    One that bounds nothing is the machine's or a login's, and holds whatever else runs there: not ours to plan with.
+    """
+    own = own_cgroup(proc)
+    if own is None or own.read().limit_bytes >= psutil.virtual_memory().total:
+        return WholeMachine()
+    return own
+
+
+def own_cgroup(proc: Path = _PROC) -> CgroupV1 | CgroupV2 | None:
+    """The memory cgroup that this process is in, bounded or not."""
     for mount in _mounts(proc):
         if mount.version == 1 and "memory" in mount.controllers:
             return CgroupV1(mount.directories(proc))
@@ -35,7 +46,7 @@ def find_memory(proc: Path = _PROC) -> MemoryView:
             directories = mount.directories(proc)
             if (directories[0] / "memory.stat").exists():
                 return CgroupV2(directories)
-    return WholeMachine()
+    return None
 
 
 def own_bytes() -> int:
@@ -95,10 +106,11 @@ class CgroupV2:
 
 @dataclass(frozen=True, slots=True)
 class WholeMachine:
-    """No memory cgroup: this process against the memory of the machine."""
+    """No memory limit: this process may grow into what its neighbours on the machine leave."""
 
     def read(self) -> Reading:
-        return Reading(nonreclaimable_bytes=own_bytes(), limit_bytes=psutil.virtual_memory().total)
+        own = own_bytes()
+        return Reading(nonreclaimable_bytes=own, limit_bytes=own + psutil.virtual_memory().available)
 
     def oom_kills(self) -> int:
         return 0

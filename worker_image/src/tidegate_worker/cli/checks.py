@@ -108,7 +108,7 @@ def _memory(_: Settings) -> Iterator[Finding]:
     if reading.limit_bytes < _LEAST_MEMORY_BYTES:
         yield Finding("memory", Grade.WARN, found, "models alone take 1 to 1.5 GiB: give the pod 2 GiB or more")
     elif isinstance(view, WholeMachine):
-        yield Finding("memory", Grade.WARN, found, "no memory cgroup: run in a container or with systemd MemoryMax=")
+        yield Finding("memory", Grade.WARN, found, "no memory limit: run in a container or with systemd MemoryMax=")
     else:
         yield Finding("memory", Grade.OK, found)
 
