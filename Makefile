@@ -36,7 +36,7 @@ soak: ## The long kill runs
 
 .PHONY: demo
 demo: ## A run from trigger to numbers, shown live: SCENARIO=leak|large|oom|cap|manifest, KEEP=1 leaves the stack up, STACK=compose
-	@scripts/setup >&2
+	@scripts/setup $(if $(filter compose,$(STACK)),control worker) >&2
 	@$(CONTROL)/python -m tidegate_local demo $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(KEEP),--keep) $(if $(STACK),--stack $(STACK))
 
 .PHONY: up

@@ -46,6 +46,13 @@ def test_only_prometheus_reaches_a_worker_and_only_its_metrics(monkeypatch: pyte
     ]
 
 
+def test_everywhere_is_said_of_pods_too_which_some_networks_count_as_part_of_no_cidr() -> None:
+    policy = one(chart.objects(), "NetworkPolicy", "tidegate-workers")
+    assert {"namespaceSelector": {}} in policy["spec"]["egress"][1]["to"]
+    closed = one(chart.objects(chart.scenarios()["closed"]), "NetworkPolicy", "tidegate-workers")
+    assert not [rule for rule in closed["spec"]["egress"] if {"namespaceSelector": {}} in rule["to"]]
+
+
 def test_workers_reach_dns_and_the_listed_networks_on_their_ports_alone() -> None:
     policy = one(chart.objects(chart.scenarios()["closed"]), "NetworkPolicy", "tidegate-workers")
     dns, *rooms = policy["spec"]["egress"]

@@ -39,6 +39,10 @@ def test_the_values_reach_the_control_plane(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.opsgenie_conn_id is None
 
 
+def test_the_large_uids_of_openshift_are_told_in_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configured(monkeypatch, environment({"worker": {"uid": 1000650000}})).uid == 1000650000
+
+
 def test_manifest_jobs_get_their_ledger_by_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     found = configured(monkeypatch, environment(chart.scenarios()["manifests"]))
     assert found.pod_secrets["TIDEGATE_LEDGER_URL"] == "tidegate-ledger/ledger-url"

@@ -272,3 +272,8 @@ def test_the_demo_says_how_to_start_a_stack_that_does_not_serve(env_file: Path) 
         doors(env_file)
     with pytest.raises(FixConfig, match="make compose-env"):
         doors(env_file.with_name("none"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "compose").rglob("*.yaml")), ids=lambda path: path.name)
+def test_what_is_mounted_as_yaml_is_yaml(path: Path) -> None:
+    assert list(yaml.safe_load_all(path.read_text()))

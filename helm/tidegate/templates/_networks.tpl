@@ -34,6 +34,18 @@ ipBlock:
   {{- end }}
 {{- end -}}
 
+{{/*
+Peers for a list of CIDRs. Some networks (Cilium) count no pod as part of any CIDR, so everywhere is said of pods too.
+*/}}
+{{- define "tidegate.peers" -}}
+{{- range . }}
+- {{- include "tidegate.ipBlock" . | nindent 2 }}
+{{- end }}
+{{- if has "0.0.0.0/0" . }}
+- namespaceSelector: {}
+{{- end }}
+{{- end -}}
+
 {{/* Who may scrape: the pods of the Prometheus that the values name. */}}
 {{- define "tidegate.prometheusPeer" -}}
 namespaceSelector:

@@ -40,7 +40,7 @@
   "TIDEGATE_CPU_REQUEST" .Values.worker.cpuRequest
   "TIDEGATE_GPUS" .Values.worker.gpus
   "TIDEGATE_GPU_RESOURCE" .Values.worker.gpuResource
-  "TIDEGATE_UID" .Values.worker.uid
+  "TIDEGATE_UID" (int64 .Values.worker.uid)
   "TIDEGATE_PROMETHEUS_URL" .Values.prometheus.url
   "TIDEGATE_CAP_BYTES" (mul (int64 .Values.plan.capGib) $gib)
   "TIDEGATE_STAGING_BYTES" (mul (int64 .Values.plan.stagingGib) $gib)
