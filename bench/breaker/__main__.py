@@ -14,7 +14,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from bench.breaker.corpus import Tally, merged, run_seed
+from bench.breaker.corpus import merged, run_share
 from bench.breaker.replay import replay, text
 from bench.breaker.report import details, summary, table
 from tidegate.core.detector import Policy
@@ -50,14 +50,9 @@ def _replay(directory: Path, policy: Policy) -> None:
     print(json.dumps({"traces": results}))
 
 
-def _run(seed: int, hours: float, ramps: int, policy: Policy) -> dict[str, Tally]:
-    """Even seeds only show whether the thresholds fit them better than the rest: a quarter of the hours is enough."""
-    return run_seed(seed, hours if seed % 2 else hours / 4, ramps if seed % 2 else max(1, ramps // 4), policy)
-
-
 def _simulate(options: argparse.Namespace, policy: Policy) -> None:
     start = time.monotonic()
-    run = partial(_run, hours=options.hours, ramps=options.ramps, policy=policy)
+    run = partial(run_share, hours=options.hours, ramps=options.ramps, policy=policy)
     parts = []
     with multiprocessing.get_context("spawn").Pool(min(options.processes, options.seeds)) as pool:
         for part in pool.imap(run, range(options.seeds)):
