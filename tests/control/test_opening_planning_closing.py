@@ -302,6 +302,34 @@ def test_more_suspects_than_an_environment_holds_leave_those_nearest_to_quaranti
     assert len(told.to_json().encode()) < SUSPECTS_BYTES + 8_000
 
 
+def ended_with(store: RunStore, slot: int, stranded: tuple[str, ...]) -> None:
+    """A pod of that slot was killed while it held these at their last delivery."""
+    before = the_slot(store, slot)
+    report = WorkerReport(run_id=RUN_ID, slot=slot, generation=0, phase="running", held_last=stranded)
+    pod = attempt(before.state, pod_uid=f"uid-{slot}", ended_at=NOW, end="oom", report=report)
+    store.advance(before, moved(before.state, phase=Phase.OPEN_WAITING), attempt=pod)
+
+
+def test_what_a_killed_pod_held_is_given_up_by_its_own_slot_until_that_one_is_over(store: RunStore) -> None:
+    planned(store, slots=2)
+    ended_with(store, 0, ("lost-0",))
+    ended_with(store, 1, ("lost-1",))
+    known, made = planned_run(store.run(RUN_ID), RUN_ID)
+    # The successor of slot 1 may still answer it from its disk.
+    assert assignment(known, made, the_slot(store).state, store).stranded == ("lost-0",)
+    before = the_slot(store, 1)
+    store.advance(before, moved(before.state, phase=Phase.LOCKED_OUT))
+    assert set(assignment(known, made, the_slot(store).state, store).stranded) == {"lost-0", "lost-1"}
+
+
+def test_a_source_that_delivers_for_ever_strands_nothing(store: RunStore) -> None:
+    planned(store)
+    ended_with(store, 0, ("lost-0",))
+    known, made = planned_run(store.run(RUN_ID), RUN_ID)
+    manifest = SOURCE.model_copy(update={"kind": SourceKind.MANIFEST})
+    assert assignment(replace(known, source=manifest), made, the_slot(store).state, store).stranded == ()
+
+
 def test_a_run_that_is_missing_or_not_planned_is_named() -> None:
     with pytest.raises(FixConfig, match="TIDEGATE_RUN_STORE_URL"):
         planned_run(None, "nobody")

@@ -15,10 +15,10 @@ from tidegate.adapters.pod_spec import Placement
 from tidegate.adapters.run_store import Run, RunStore
 from tidegate.core import detector
 from tidegate.core.answers import Policy
-from tidegate.core.contract import Assignment, Plan, Suspect
+from tidegate.core.contract import Assignment, Plan, SourceKind, Suspect
 from tidegate.core.errors import FixConfig
 from tidegate.core.remedy import Means, Measure
-from tidegate.core.slot import SlotState
+from tidegate.core.slot import TERMINAL, SlotState
 
 #: From the order to drain to the pod's end: the kubelet passes the signal on within 2 s; the rest is margin.
 DRAIN_MARGIN_SECONDS: Final = 20.0
@@ -128,13 +128,20 @@ def assignment(run: Run, plan: Plan, state: SlotState, store: RunStore) -> Assig
         grace_seconds=plan.grace_seconds,
         images_per_second=plan.images_per_second,
         suspects=most_suspect(store.suspects(run.source)),
-        stranded=_stranded(run, store),
+        stranded=_stranded(run, state.slot, store),
     )
 
 
-def _stranded(run: Run, store: RunStore) -> tuple[str, ...]:
-    """What ended pods of this run held at its last delivery; a pod that finds it on its disk leases it again."""
-    reports = [each.report for each in store.attempts(run.run_id) if each.ended_at and each.report]
+def _stranded(run: Run, slot: int, store: RunStore) -> tuple[str, ...]:
+    """What ended pods held at its last delivery and no other slot can still answer from its own disk.
+
+    Of this slot, and of those that are over; the pod that is told of it leases again what it finds on its disk.
+    """
+    if run.source.kind is not SourceKind.ANTENNA:
+        return ()
+    over = {each.state.slot for each in store.slots(run.run_id) if each.state.phase in TERMINAL} | {slot}
+    ended = [each for each in store.attempts(run.run_id) if each.slot in over and each.ended_at is not None]
+    reports = [each.report for each in ended if each.report is not None]
     return tuple(dict.fromkeys(image for report in reports for image in report.stranded))[:MOST_STRANDED]
 
 

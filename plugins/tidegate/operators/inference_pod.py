@@ -18,7 +18,7 @@ from kubernetes.client.exceptions import ApiException
 from tidegate.adapters.configuration import configuration
 from tidegate.adapters.kube_pods import quantity_bytes
 from tidegate.adapters.pod_spec import GENERATION_ANNOTATION, ROLE_LABEL, SLOT_LABEL, run_selector, worker_pod
-from tidegate.adapters.run_store import Attempt, Run, RunStore
+from tidegate.adapters.run_store import Attempt, Run, RunState, RunStore
 from tidegate.control.runs import Request, assignment, open_store, planned, policy
 from tidegate.control.steps import Control, Notes
 from tidegate.core.contract import GIB, Plan
@@ -59,6 +59,9 @@ class InferencePodOperator(WorkerPodOperator):
                 # The try that locked it out did not live to say so.
                 raise NeedsHuman(_locked_out(run, state))
             state = self._released(store, run, plan, state)
+        if run.state is not RunState.RUNNING:
+            # Its report has ended it, and a person cleared it: it takes the job again, or is refused.
+            run = store.enter_run(run)
         self.termination_grace_period = int(plan.grace_seconds)
         self.startup_timeout_seconds = int(plan.startup_seconds)
         self.schedule_timeout_seconds = int(plan.startup_seconds)

@@ -250,6 +250,20 @@ def test_what_killed_pods_held_for_the_last_time_is_answered_once_nothing_else_i
     assert not isinstance(job.outcome("image-3"), Failure)
 
 
+def test_images_that_were_given_up_untried_spend_no_failure_budget(tmp_path: Path) -> None:
+    job = BedJob(tasks_of([*IMAGES]))
+    job.total = 50
+    report = app.run(
+        assignment().model_copy(update={"stranded": tuple(f"lost-{number}" for number in range(30))}),
+        job,
+        fetcher_of(IMAGES),
+        BedPredictor(),
+        settings(tmp_path, settle_seconds=0.3, failure_minimum=10),
+    )
+    assert (report.exit_code, report.acked, report.quarantined) == (ExitCode.DONE, 50, 30)
+    assert report.job_complete
+
+
 def test_the_journal_names_what_is_held_for_the_last_time_and_not_in_flight(tmp_path: Path) -> None:
     told: set[str] = set()
 

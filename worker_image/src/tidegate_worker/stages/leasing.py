@@ -116,10 +116,12 @@ class Leasing:
         if self._drain.asked:
             return Ending(ExitCode.DRAINED, self._drain.reason)
         tally = self._flow.ledger.tally()
-        if spent(tally.failed, tally.acked, self._settings.failure_ratio, self._settings.failure_minimum):
+        # What was answered without being tried says nothing of the rest of the job.
+        failed, tried = tally.failed - tally.quarantined, tally.acked - tally.quarantined
+        if spent(failed, tried, self._settings.failure_ratio, self._settings.failure_minimum):
             return Ending(
                 ExitCode.FAILURE_BUDGET_SPENT,
-                f"{tally.failed} of {tally.acked} images failed, more than {self._settings.failure_ratio:.0%}",
+                f"{failed} of {tried} images failed, more than {self._settings.failure_ratio:.0%}",
             )
         silent_seconds = self._seconds_without_images()
         if silent_seconds > self._settings.upstream_silence_seconds:
