@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from airflow.serialization.serialized_objects import DagSerialization
 
+from tidegate.triggers.memory_breaker import MemoryBreakerTrigger
+
 FILE = Path(__file__).parents[2] / "dags" / "tidegate_batch_inference.py"
 
 
@@ -33,6 +35,12 @@ def test_each_try_of_a_slot_is_judged_by_its_state(dag: Any) -> None:
     slot = dag.get_task("inference.infer").unmap({"slot": 1})
     assert type(slot.retry_policy).__name__ == "BySlotState"
     assert slot.slot == 1
+
+
+def test_a_breaker_that_an_older_release_deferred_looks_at_the_slots_of_this_one(dag: Any) -> None:
+    path, values = MemoryBreakerTrigger(run_id="dag/night").serialize()
+    assert path.endswith(MemoryBreakerTrigger.__name__)
+    assert dag.has_task(values["infer_task_id"])
 
 
 def test_clearing_the_slots_clears_what_follows_them_and_nothing_before(dag: Any) -> None:

@@ -174,6 +174,36 @@ def test_a_locked_out_slot_waits_for_a_person_and_is_not_paused(store: RunStore,
     assert scrapes.value(StoreMetric.BREAKER_SEEN_AT, **SLOT) is None
 
 
+def test_a_slot_that_a_person_reset_pauses_from_then_on(store: RunStore, scrapes: Scrapes) -> None:
+    launched(store)
+    pod = attempt(the_slot(store).state, ended_at=scrapes.now - 8 * 3600, end="oom")
+    step(store, pod=pod, phase=Phase.LOCKED_OUT, pod_uid=None)
+    step(store, phase=Phase.CLOSED_WAITING, reset_at=scrapes.now - 40)
+    assert scrapes.value(StoreMetric.SLOT_PAUSED_SECONDS, **SLOT) == 40
+    # A launch that is refused again and again shortens nothing.
+    step(store, reason="quota")
+    assert scrapes.value(StoreMetric.SLOT_PAUSED_SECONDS, **SLOT) == 40
+    step(store, phase=Phase.CLOSED_STARTING, pod_uid="uid-2")
+    assert scrapes.value(StoreMetric.SLOT_PAUSED_SECONDS, **SLOT) == 40
+
+
+def test_there_is_nothing_to_see_of_a_slot_without_a_pod(store: RunStore, scrapes: Scrapes) -> None:
+    launched(store)
+    store.saw(RUN_ID, {0: BEGAN_AT + 500})
+    pod = attempt(the_slot(store).state, ended_at=BEGAN_AT + 510, end="oom")
+    step(store, pod=pod, phase=Phase.OPEN_WAITING, pod_uid=None)
+    assert scrapes.value(StoreMetric.BREAKER_SEEN_AT, **SLOT) is None
+
+
+def test_a_run_that_nobody_has_ended_is_no_longer_blind_after_a_day(store: RunStore, scrapes: Scrapes) -> None:
+    launched(store)
+    store.saw(RUN_ID, {0: BEGAN_AT + 500})
+    scrapes.now = BEGAN_AT + 500 + KEEP_SECONDS
+    assert scrapes.value(StoreMetric.BREAKER_SEEN_AT, **SLOT) == BEGAN_AT + 500
+    scrapes.now += 1
+    assert scrapes.value(StoreMetric.BREAKER_SEEN_AT, **SLOT) is None
+
+
 def test_a_pod_that_no_breaker_has_ever_seen_is_unseen_since_its_creation(store: RunStore, scrapes: Scrapes) -> None:
     launched(store)
     assert scrapes.value(StoreMetric.BREAKER_SEEN_AT, **SLOT) == 1_000_010.0

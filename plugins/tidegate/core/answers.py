@@ -284,6 +284,7 @@ def _reset(state: SlotState, event: ResetByHuman) -> dict[str, Any]:
         "memory_ends": 0,
         "crash_ends": 0,
         "infrastructure_ends": 0,
+        "reset_at": event.at,
         "reason": f"reset by {event.by}",
     }
 

@@ -118,7 +118,7 @@ class StoreMetric:
     SLOT_INFO: Final = "tidegate_slot_info"
     #: 1 for the phase that holds (label `state`), 0 for the others.
     BREAKER_STATE: Final = "tidegate_breaker_state"
-    #: When the breaker last had fresh samples of the slot, or knew that there was nothing to see.
+    #: When the breaker last had fresh samples of the slot's pod; none where there is no pod.
     BREAKER_SEEN_AT: Final = "tidegate_breaker_seen_timestamp_seconds"
     #: When it last tripped, by label `cause`; with generation and node of the pod that it tripped on.
     BREAKER_TRIP_AT: Final = "tidegate_breaker_trip_timestamp_seconds"

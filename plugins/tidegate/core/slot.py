@@ -96,6 +96,8 @@ class SlotState(Payload):
     memory_ends: Count = 0
     crash_ends: Count = 0
     infrastructure_ends: Count = 0
+    #: When a person last reset it: what it stood still before was theirs to end.
+    reset_at: UnixSeconds | None = None
     #: Evidence that the present remedy answers.
     trip: Trip | None = None
     #: The last decision in words.

@@ -17,7 +17,7 @@ from tidegate.control.closing import Measured, measure
 from tidegate.control.opening import baseline_key
 from tidegate.core.baseline import Baseline
 from tidegate.core.errors import ContractMismatch
-from tidegate.core.slot import Phase
+from tidegate.core.slot import WITHOUT_POD, Phase
 from tidegate.core.volume import Judgement, UsualPeak, judge_volume, usual_peak
 
 log = logging.getLogger(__name__)
@@ -56,16 +56,23 @@ class Told:
         if self.run.state is not RunState.RUNNING or slot.state.phase not in _PAUSED:
             return 0.0
         ends = [each.ended_at for each in self.attempts if each.slot == slot.state.slot and each.ended_at is not None]
+        # Its last change would be no beginning: each refused launch is one, and a long pause would never look long.
+        if slot.state.reset_at is not None:
+            ends.append(slot.state.reset_at)
         since = max(ends, default=slot.changed_at)
         return max(0.0, now - since) if since is not None else 0.0
 
-    def seen_at(self, slot: StoredSlot) -> float | None:
-        """When the breaker last saw it; a pod that it has never seen counts from its creation."""
-        if self.run.state is not RunState.RUNNING or slot.state.phase in (Phase.DONE, Phase.LOCKED_OUT):
+    def seen_at(self, slot: StoredSlot, now: float) -> float | None:
+        """When the breaker last saw its pod, one that it has never seen counting from its creation; None without one.
+
+        Nor of a pod that has been unseen for a day: nobody has told its run that it is over.
+        """
+        if self.run.state is not RunState.RUNNING or slot.state.phase in WITHOUT_POD:
             return None
         attempt = self.attempt(slot.state.slot)
         known = [slot.seen_at, attempt.created_at if attempt and attempt.ended_at is None else None]
-        return max((at for at in known if at is not None), default=None)
+        newest = max((at for at in known if at is not None), default=None)
+        return newest if newest is not None and newest >= now - KEEP_SECONDS else None
 
 
 @dataclass(frozen=True, slots=True)

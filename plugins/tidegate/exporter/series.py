@@ -71,7 +71,7 @@ class StoreCollector(Collector):
             info.add_metric([*key, *self._facts(told, slot)], 1)
             for phase in Phase:
                 state.add_metric([*key, phase.value], phase is slot.state.phase)
-            if (at := told.seen_at(slot)) is not None:
+            if (at := told.seen_at(slot, now)) is not None:
                 seen.add_metric(key, at)
             if slot.state.alert is not None and told.run.state is RunState.RUNNING:
                 trouble.add_metric([*key, slot.state.alert.name], 1)

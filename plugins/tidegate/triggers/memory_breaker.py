@@ -40,7 +40,8 @@ class MemoryBreakerTrigger(BaseTrigger):
     It holds nothing but names: killed at any point and started elsewhere, it goes on from the run store.
     """
 
-    def __init__(self, run_id: str, infer_task_id: str) -> None:
+    def __init__(self, run_id: str, infer_task_id: str = "inference.infer") -> None:
+        # A trigger that an older release deferred names the run alone.
         super().__init__()
         self.run_id = run_id
         self.infer_task_id = infer_task_id
