@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from tests.adapters.examples import RUN_ID, SOURCE, attempt, moved, plan, planned, run, the_slot, trip
@@ -52,6 +54,30 @@ def test_the_newest_revision_is_the_newest_migration() -> None:
 
 def test_many_processes_may_open_a_new_store_at_once(url: str, in_processes: InProcesses) -> None:
     assert in_processes(opened, *[(url,)] * 4) == [0] * 4
+
+
+def test_who_only_reads_waits_until_others_have_migrated_the_store(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/runs.sqlite"
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    reader = RunStore.open(url, migrate=False)
+    for _ in range(2):
+        with pytest.raises(RetryLater, match=r"schema 0001.*Airflow"):
+            reader.totals()
+    RunStore.open(url).close()
+    assert reader.totals().kinds == []
+    reader.close()
+    engine.dispose()
+
+
+def test_who_only_reads_finds_an_empty_store_set_up(tmp_path: Path) -> None:
+    reader = RunStore.open(f"sqlite:///{tmp_path}/runs.sqlite", migrate=False)
+    assert reader.runs() == []
+    reader.close()
 
 
 def test_a_store_of_a_newer_release_is_refused_with_what_to_do(tmp_path: Path) -> None:

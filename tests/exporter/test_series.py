@@ -25,6 +25,7 @@ from tidegate.adapters.run_store import Run, RunState, RunStore, StoredTrip, tab
 from tidegate.control import closing
 from tidegate.core.baseline import DAY_SECONDS, BaselineKey, FinishedRun
 from tidegate.core.contract import GIB, MIB, Character, StoreMetric, Trip, TripCause, WorkerReport
+from tidegate.core.errors import ContractMismatch
 from tidegate.core.slot import Alert, Phase
 from tidegate.exporter.reading import KEEP_SECONDS, Reader
 from tidegate.exporter.series import StoreCollector
@@ -285,6 +286,35 @@ def test_one_record_that_cannot_be_read_blinds_nobody_to_the_others(
         connection.execute(sa.update(tables.slots).values(state=json.dumps({"schema_version": 99})))
     assert scrapes.value(StoreMetric.RUN_STATE, run_id=other) == 1
     assert scrapes.value(StoreMetric.RUN_STATE, run_id=RUN_ID) is None
+
+
+def test_a_plan_a_baseline_or_a_summary_that_cannot_be_read_fails_no_scrape(
+    store: RunStore, scrapes: Scrapes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    taught(store)
+    launched(store)
+    other = "tidegate_batch_inference/manual__3"
+    store.enter_run(replace(run(other), source=run().source.model_copy(update={"job": "8"})))
+    newer = json.dumps({"schema_version": 99})
+    with sa.create_engine(f"sqlite:///{tmp_path}/runs.sqlite").begin() as connection:
+        connection.execute(sa.update(tables.runs).filter_by(run_id=RUN_ID).values(plan=newer))
+        connection.execute(sa.update(tables.runs).filter_by(run_id="tidegate_nightly/1").values(summary="{"))
+        connection.execute(sa.update(tables.runs).filter_by(run_id="tidegate_nightly/2").values(summary="[]"))
+        connection.execute(sa.update(tables.baselines).values(baseline=newer))
+    assert scrapes.value(StoreMetric.RUN_STATE, run_id=other) == 1
+    for name in (
+        f"run {RUN_ID}",
+        "summary of tidegate_nightly/1",
+        "summary of tidegate_nightly/2",
+        "baseline of moths",
+    ):
+        assert sum(message.startswith(name) for message in caplog.messages) == 1, name
+    # Of the eight nights six are left.
+    assert scrapes.value(StoreMetric.IMAGES_REDONE, **MOTHS) == 18
+    assert scrapes.value(StoreMetric.RUN_STATE, run_id=RUN_ID) is None
+    assert scrapes.value(StoreMetric.HEALTHY_RUNS, **MOTHS) is None
+    with pytest.raises(ContractMismatch):
+        store.run(RUN_ID)
 
 
 # -- against history ---------------------------------------------------------------------------------------------------

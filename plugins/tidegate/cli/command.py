@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     try:
         if asked.command == "exporter":
-            serve(open_store(configuration()), configuration(), asked.host, asked.port)
+            # An exporter that is brought up to date before Airflow must not take the store from it.
+            serve(open_store(configuration(), migrate=False), configuration(), asked.host, asked.port)
             return 0
         answer = _answer(asked)
     except TidegateError as error:

@@ -62,16 +62,16 @@ class Request:
         return Placement(self.node_selector or {}, self.tolerations, self.gpu_type)
 
 
-def open_store(configuration: Configuration) -> RunStore:
+def open_store(configuration: Configuration, *, migrate: bool = True) -> RunStore:
     """This process's store: a triggerer watches many runs over one pool of connections."""
     home = os.environ.get("AIRFLOW_HOME", str(Path.home() / "airflow"))
-    return _opened(configuration.store_url(home), os.getpid())
+    return _opened(configuration.store_url(home), os.getpid(), migrate)
 
 
 @cache
-def _opened(url: str, _process: int) -> RunStore:
+def _opened(url: str, _process: int, migrate: bool) -> RunStore:
     # A forked process must not share its parent's connections, so the process is part of the key.
-    return RunStore.open(url)
+    return RunStore.open(url, migrate=migrate)
 
 
 def planned(run: Run | None, run_id: str) -> tuple[Run, Plan]:

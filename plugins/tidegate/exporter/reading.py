@@ -105,7 +105,7 @@ class Reader:
             return known
         try:
             return self._read(run, now)
-        except (ContractMismatch, ValueError, TypeError) as error:
+        except (ContractMismatch, ValueError, TypeError, AttributeError) as error:
             log.warning("run %s is left out, its record cannot be read: %s", run.run_id, error)
             return None
 

@@ -30,11 +30,13 @@ class Database:
     """One database with the newest schema. Safe to share between threads; each process opens its own."""
 
     def __init__(self, engine: sa.Engine) -> None:
+        self._is_current = False
         self._writers = engine
         self._readers = engine.execution_options(**{_READS: True})
 
     @classmethod
-    def open(cls, url: str) -> Database:
+    def open(cls, url: str, *, migrate: bool = True) -> Database:
+        """The database at `url`; without `migrate` an empty one is set up, an older one waits for others."""
         try:
             engine = _engine(url)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
@@ -45,7 +47,9 @@ class Database:
             ) from None
         database = cls(engine)
         with database._told():
-            database._migrate()
+            if migrate or database._revision() is None:
+                database._migrate()
+                database._is_current = True
         return database
 
     def _migrate(self) -> None:
@@ -80,6 +84,16 @@ class Database:
             found: str | None = connection.execute(query).scalar()
         return found
 
+    def _check_schema(self) -> None:
+        if self._is_current:
+            return
+        if (found := self._revision()) != tables.NEWEST_REVISION:
+            raise RetryLater(
+                f"the run store has schema {found}, this release reads {tables.NEWEST_REVISION}: Airflow of this"
+                " release brings it up to date"
+            )
+        self._is_current = True
+
     def close(self) -> None:
         self._writers.dispose()
 
@@ -90,14 +104,18 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that writes nothing; on SQLite it neither waits for a writer nor makes one wait."""
-        with self._told(), self._readers.begin() as connection:
-            yield connection
+        with self._told():
+            self._check_schema()
+            with self._readers.begin() as connection:
+                yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that may write; on SQLite it is the only one of its kind."""
-        with self._told(), self._writers.begin() as connection:
-            yield connection
+        with self._told():
+            self._check_schema()
+            with self._writers.begin() as connection:
+                yield connection
 
     def lock_job(self, connection: sa.Connection, job: str) -> None:
         """Make other writers about this job wait until the transaction ends."""

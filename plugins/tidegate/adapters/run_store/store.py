@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from tidegate.adapters.run_store import tables, totals
 from tidegate.adapters.run_store.database import Database
+from tidegate.adapters.run_store.readable import readable
 from tidegate.adapters.run_store.records import Attempt, Run, RunState, StoredSlot, StoredTrip
 from tidegate.adapters.run_store.totals import Totals
 from tidegate.core.baseline import Baseline, BaselineKey, FinishedRun
@@ -43,9 +44,9 @@ class RunStore:
         self._database = database
 
     @classmethod
-    def open(cls, url: str) -> Self:
-        """The store at `url`, brought to the newest schema."""
-        return cls(Database.open(url))
+    def open(cls, url: str, *, migrate: bool = True) -> Self:
+        """The store at `url`, brought to the newest schema; without `migrate` an older one answers once others did."""
+        return cls(Database.open(url, migrate=migrate))
 
     def close(self) -> None:
         self._database.close()
@@ -111,11 +112,11 @@ class RunStore:
             return [_run(row) for row in connection.execute(query)]
 
     def recent_runs(self, ended_after: float) -> list[Run]:
-        """Those that run and those that ended since; the newest first."""
+        """Those that run and those that ended since, the newest first, without those whose record cannot be read."""
         is_recent = sa.or_(tables.runs.c.state == RunState.RUNNING.value, tables.runs.c.ended_at >= ended_after)
         query = sa.select(tables.runs).where(is_recent).order_by(tables.runs.c.created_at.desc())
         with self._database.reading() as connection:
-            return [_run(row) for row in connection.execute(query)]
+            return list(readable(connection.execute(query), _run, lambda row: f"run {row.run_id}"))
 
     def totals(self) -> Totals:
         with self._database.reading() as connection:
@@ -298,12 +299,12 @@ class RunStore:
         return Baseline.from_json(row.baseline) if row else None
 
     def baselines(self, pipeline: str | None = None) -> list[Baseline]:
-        """Of every model version and kind of job, of one pipeline or of all."""
+        """Of every model version and kind of job, of one pipeline or of all, without those that cannot be read."""
         query = sa.select(tables.baselines).order_by(tables.baselines.c.updated_at.desc())
         if pipeline is not None:
             query = query.where(tables.baselines.c.pipeline == pipeline)
         with self._database.reading() as connection:
-            return [Baseline.from_json(row.baseline) for row in connection.execute(query)]
+            return list(readable(connection.execute(query), _baseline, _baseline_name))
 
     def _teach(self, connection: sa.Connection, key: BaselineKey, run: FinishedRun, at: float) -> None:
         mine = [tables.baselines.c[name] == value for name, value in key.model_dump().items()]
@@ -313,6 +314,14 @@ class RunStore:
         known = connection.execute(sa.select(tables.baselines.c.baseline).where(*mine).with_for_update()).scalar_one()
         learnt = Baseline.from_json(known).observe(run).to_json()
         connection.execute(sa.update(tables.baselines).where(*mine).values(baseline=learnt, updated_at=at))
+
+
+def _baseline(row: sa.Row[Any]) -> Baseline:
+    return Baseline.from_json(row.baseline)
+
+
+def _baseline_name(row: sa.Row[Any]) -> str:
+    return f"baseline of {row.pipeline} {row.model_version}, {row.job_kind}"
 
 
 def job_key(source: Source) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tidegate.adapters.run_store import tables
+from tidegate.adapters.run_store.readable import readable
 from tidegate.core.contract import GIB
 
 #: (pipeline, model version)
@@ -36,6 +37,16 @@ class Totals:
         return sorted({(pipeline, version) for pipeline, version, _ in self.runs})
 
 
+@dataclass(frozen=True, slots=True)
+class _Summed:
+    """As much of one summary as is summed up."""
+
+    images_redone: int
+    pause_seconds: float
+    allocated_byte_seconds: float
+    used_byte_seconds: float
+
+
 def read(connection: sa.Connection) -> Totals:
     """Four passes, each over an index or a small table; thousands of runs take milliseconds."""
     runs, trips, attempts = tables.runs.c, tables.trips.c, tables.attempts.c
@@ -58,20 +69,27 @@ def read(connection: sa.Connection) -> Totals:
         .group_by(runs.pipeline, runs.model_version)
     ):
         totals.oom_kills[(kind[0], kind[1])] = count
-    for pipeline, version, text in connection.execute(
-        sa.select(runs.pipeline, runs.model_version, runs.summary).where(runs.summary.is_not(None))
-    ):
-        _add(totals, (pipeline, version), json.loads(text))
+    ended = connection.execute(
+        sa.select(runs.run_id, runs.pipeline, runs.model_version, runs.summary).where(runs.summary.is_not(None))
+    )
+    for of_kind, summed in readable(ended, _summed, lambda row: f"summary of {row.run_id}"):
+        totals.images_redone[of_kind] += summed.images_redone
+        for sums, value in (
+            (totals.pause_seconds, summed.pause_seconds),
+            (totals.allocated_byte_seconds, summed.allocated_byte_seconds),
+            (totals.used_byte_seconds, summed.used_byte_seconds),
+        ):
+            sums[of_kind] = sums.get(of_kind, 0.0) + value
     return totals
 
 
-def _add(totals: Totals, kind: Kind, summary: dict[str, float]) -> None:
+def _summed(row: sa.Row[Any]) -> tuple[Kind, _Summed]:
     # What another release left out counts as nothing, and keeps none of the rest from being told.
-    allocated = summary.get("allocated_gib_hours", 0.0) * _GIB_HOUR
-    totals.images_redone[kind] += int(summary.get("images_redone", 0))
-    for sums, value in (
-        (totals.pause_seconds, summary.get("pause_seconds", 0.0)),
-        (totals.allocated_byte_seconds, allocated),
-        (totals.used_byte_seconds, allocated * summary.get("maq", 0.0)),
-    ):
-        sums[kind] = sums.get(kind, 0.0) + value
+    summary = json.loads(row.summary)
+    allocated = float(summary.get("allocated_gib_hours", 0.0)) * _GIB_HOUR
+    return (row.pipeline, row.model_version), _Summed(
+        images_redone=int(summary.get("images_redone", 0)),
+        pause_seconds=float(summary.get("pause_seconds", 0.0)),
+        allocated_byte_seconds=allocated,
+        used_byte_seconds=allocated * float(summary.get("maq", 0.0)),
+    )
