@@ -225,10 +225,16 @@ class RunStore:
 
     def saw(self, run_id: str, at_by_slot: Mapping[int, float]) -> None:
         """Note when the breaker last saw each slot; whoever advances a slot meanwhile is not disturbed."""
+        if not at_by_slot:
+            return
+        mine = sa.update(tables.slots).where(
+            tables.slots.c.run_id == run_id, tables.slots.c.slot == sa.bindparam("seen_slot")
+        )
         with self._database.writing() as connection:
-            for slot, at in at_by_slot.items():
-                mine = sa.update(tables.slots).where(tables.slots.c.run_id == run_id, tables.slots.c.slot == slot)
-                connection.execute(mine.values(seen_at=at))
+            connection.execute(
+                mine.values(seen_at=sa.bindparam("seen_at_now")),
+                [{"seen_slot": slot, "seen_at_now": at} for slot, at in at_by_slot.items()],
+            )
 
     # -- attempts, trips, suspects -------------------------------------------------------------------------------------
 
