@@ -263,6 +263,41 @@ def test_teeth_shorter_than_a_few_scrapes_never_trip_by_themselves(interval: flo
     assert trips(samples, Foreseen(upper_bytes=0.75 * LIMIT, budget_bytes=0.05 * LIMIT)) == []
 
 
+@pytest.mark.parametrize("interval", [5.0, 15.0, 30.0])
+@pytest.mark.parametrize("period", [300.0, 600.0])
+def test_a_collector_that_runs_every_few_minutes_does_not_hide_a_leak_of_hours(interval: float, period: float) -> None:
+    def memory(t: float) -> float:
+        return plateau(0.5)(t) + (0.2 * (t % period) / period if t > 60 else 0.0) + 0.35 * max(0.0, t - 3000) / 9000
+
+    until = next(t for t in range(3000, 13000) if memory(t) >= 1)
+    samples = sampled(memory, until, interval, noise=0.005, in_flight_bytes=lambda _: 0.05 * LIMIT)
+    found = trips(samples, Foreseen(upper_bytes=0.75 * LIMIT, budget_bytes=0.05 * LIMIT))
+    assert found
+    assert 6000 < found[0][0] <= until - 60
+
+
+def test_a_ramp_far_steeper_than_every_tooth_before_is_no_tooth() -> None:
+    def memory(t: float) -> float:
+        tooth = 0.25 * (t % 200) / 200 if 60 < t < 2000 else 0.0
+        return plateau(0.45)(t) + tooth + 0.55 * max(0.0, t - 2005) / 75
+
+    samples = sampled(memory, 2080, in_flight_bytes=lambda _: 0.02 * LIMIT)
+    found = trips(samples, Foreseen(upper_bytes=0.75 * LIMIT, budget_bytes=0.05 * LIMIT))
+    assert found
+    # At 0.60, which the teeth reach every three minutes.
+    assert 2005 < found[0][0] <= 2080 - 55
+
+
+def test_a_model_that_loads_late_never_trips() -> None:
+    late = plateau(0.6, load_seconds=20)
+    samples = sampled(
+        lambda t: late(t - 150) if t > 150 else 0.01,
+        1200,
+        in_flight_bytes=lambda t: 0.05 * LIMIT if t > 180 else 0.0,
+    )
+    assert trips(samples, Foreseen(upper_bytes=0.7 * LIMIT, budget_bytes=0.1 * LIMIT)) == []
+
+
 @pytest.mark.parametrize("late", [2.0, 4.0])
 def test_memory_that_is_given_back_a_little_after_its_credit_never_trips(late: float) -> None:
     load = burst(0.05, 0.4, 1200, 10, 120)

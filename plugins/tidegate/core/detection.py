@@ -51,8 +51,8 @@ class Policy:
     quick_remedy_seconds: float = 15.0
     #: The next scrape may be late or lost: two of them are waited for, never more.
     scrapes_waited: float = 2.0
-    #: A velocity measured over a few samples errs by about a fifth.
-    horizon_margin_ratio: float = 1.2
+    #: A velocity measured over a few samples errs by about a fifth, and many a ramp grows faster as it goes.
+    horizon_margin_ratio: float = 1.3
     #: A trend of the middle window is surer than a few rises and may be acted upon earlier: load comes and goes on top.
     steady_horizon_factor: float = 1.25
     #: Growth that minutes of samples agree on may be acted upon this early: a drain then answers all its leases.
@@ -62,19 +62,25 @@ class Policy:
     long_window_stretches: int = 12
     #: A stretch holds at least so many samples, so that the tops of quick teeth differ little between stretches.
     long_stretch_samples: float = 4.0
+    #: The longest window, of memory as it is: slow ramps under the teeth of a collector that runs every few minutes.
+    tops_window_seconds: float = 3600.0
     #: The middle window of stretches, for ramps of minutes under teeth or load.
     middle_window_stretches: int = 8
     stretch_samples: float = 3.0
     #: Rises in a row that make a fast trend: three, so that two samples of one jump never do ...
     rises_in_a_row: int = 3
+    #: ... each at least this far beyond noise ...
+    rise_noise_sigmas: float = 1.5
     #: ... and one fewer where credits in flight rule out that the rise is an admitted burst.
     rises_in_a_row_unexplained: int = 2
     #: ... which together are this far beyond noise.
-    unexplained_noise_sigmas: float = 5.0
+    unexplained_noise_sigmas: float = 6.0
     #: The first of them may have begun between two scrapes, yet one far smaller than the last is noise before a jump.
     first_rise_ratio: float = 0.1
     #: The samples of the middle window; more lag behind a ramp of a few minutes.
     steady_samples: int = 8
+    #: Where credits rule out load, fewer do: a noisy pod's ramp may leave no time for more.
+    brisk_samples: int = 6
     #: A rise is told from noise at this many sigmas; thousands of pods are judged every 5 s, so 3 would not do.
     noise_sigmas: float = 6.0
     #: The long window is judged a dozen times an hour, not every sample.
@@ -89,6 +95,8 @@ class Policy:
     new_height_ratio: float = 0.02
     #: The teeth of a collector differ by this share of their height.
     tooth_spread: float = 0.25
+    #: Growth this much faster than any that ended is neither a tooth nor a wander, however high those went.
+    steeper_ratio: float = 1.5
     #: Batches fill and collectors run in less than this, also in a pod that has not shown it yet.
     usual_rise_seconds: float = 20.0
     #: A rise under known heights is suspicious once it lasts this much longer than any that ended well.
@@ -121,6 +129,8 @@ class Policy:
     warm_up_room: float = 0.3
     #: Within this time of the warm-up, heights that the plan foresaw mean nothing: collectors take minutes to show.
     acquaintance_seconds: float = 600.0
+    #: ... or this, for growth that would reach the limit in a minute: a collector as quick has shown itself by then.
+    brisk_acquaintance_seconds: float = 150.0
     #: After a remedy: until its effect is in the samples.
     cool_down_seconds: float = 60.0
     #: A gate shut this long is not going to open by itself: bursts drain in less.

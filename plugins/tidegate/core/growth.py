@@ -1,8 +1,8 @@
 """Whether one process's memory grows into its limit: fast, steady, slow, or already at the brim.
 
 Growth counts when several samples agree on it, it does not fade, and it is news: beyond noise, beyond what the plan
-foresaw, and higher or longer than the rises that ended well. Where the worker tells its byte credits in flight, the
-load they stand for is taken off first, for load ends with the budget and growth beyond it does not.
+foresaw, and higher, longer or steeper than the rises that ended well. Where the worker tells its byte credits in
+flight, the load they stand for is taken off first, for load ends with the budget and growth beyond it does not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Reach:
 class _Point:
     """A sample as the trends see it; `judged` is memory without the load that credits account for.
 
-    Memory is freed a moment after its credit, so `judged` may jump where memory does not; `calm` then waits.
+    Memory follows its credits by a moment, so `judged` may jump where memory does not, up or down; `calm` then waits.
     """
 
     time: float
@@ -65,23 +65,19 @@ class Growth:
         self._recent: deque[_Point] = deque(maxlen=policy.steady_samples)
         self._history: deque[_Point] = deque(maxlen=policy.long_window_stretches)
         self._stretch_seconds = policy.long_window_seconds / policy.long_window_stretches
-        self._levels = self._no_levels(1)
+        self._clear_levels(1)
 
-    def _no_levels(self, side: int) -> tuple[Stretches, Stretches]:
-        """The middle and the long window, still empty."""
-        return Stretches(self._policy.middle_window_stretches, side), Stretches(
-            self._policy.long_window_stretches, side
-        )
-
-    @property
-    def _level(self) -> Stretches:
-        return self._levels[1]
+    def _clear_levels(self, side: int) -> None:
+        policy = self._policy
+        self._middle = Stretches(policy.middle_window_stretches, side)
+        self._long = Stretches(policy.long_window_stretches, side)
+        self._tops = Stretches(policy.long_window_stretches, 1)
 
     def broke_off(self) -> None:
         """Samples were missing for long: what was learnt of the process stays, trends across the gap do not."""
         self._recent.clear()
         self._history.clear()
-        self._levels = self._no_levels(1)
+        self._clear_levels(1)
 
     def observe(self, sample: Sample, interval_seconds: float) -> None:
         """Take in a sample later than the last; samples come about every `interval_seconds`."""
@@ -93,6 +89,8 @@ class Growth:
         point = self._point(sample)
         if self._work_at is None and (sample.acked > 0 or point.in_flight > 0):
             self._work_at = point.time
+            # To wait for work is no plateau.
+            self._rises.rested = False
         recent.append(point)
         if not self._history or point.time - self._history[-1].time >= self._stretch_seconds:
             self._history.append(point)
@@ -107,21 +105,22 @@ class Growth:
         was_warming_up, self.warming_up = self.warming_up, self._warms_up(point.time)
         if was_warming_up and not self.warming_up:
             self._rises.close(point.time, point.calm)
+            # A model loads faster than any leak.
+            self._rises.steepest = 0.0
             self._warm_at = point.time
         settle = max(policy.settle_seconds, policy.settle_scrapes * interval_seconds)
         self._rises.observe(point.time, point.calm, policy.noise_sigmas * self._noise_bytes, settle)
         if self.warming_up or len(recent) == 1:
             # Load is taken off where it is told, so the highs are the level; where not, the level lies under the load.
-            side = 1 if point.told else -1
-            self._levels = self._no_levels(side)
-        middle, long = self._levels
-        middle.observe(point.time, point.least, policy.stretch_samples * interval_seconds * 0.98)
-        long.observe(
+            self._clear_levels(1 if point.told else -1)
+        self._middle.observe(point.time, point.least, policy.stretch_samples * interval_seconds * 0.98)
+        self._long.observe(
             point.time, point.least, max(self._stretch_seconds, policy.long_stretch_samples * interval_seconds * 0.98)
         )
+        self._tops.observe(point.time, point.memory, policy.tops_window_seconds / policy.long_window_stretches)
         if not self.warming_up:
             self._swing_bytes *= 0.5 ** (interval_seconds / policy.swing_half_life_seconds)
-            self._swing_bytes = max(self._swing_bytes, point.memory - self._level.level)
+            self._swing_bytes = max(self._swing_bytes, point.memory - self._long.level)
         self.peak_bytes = max(self.peak_bytes, point.memory)
 
     def _point(self, sample: Sample) -> _Point:
@@ -132,14 +131,17 @@ class Growth:
             earlier = recent[-min(3, len(recent))]
             self._load_share.observe(memory - earlier.memory, in_flight - earlier.in_flight)
         judged = max(0.0, memory - self._load_share.value * in_flight)
-        lagging = len(recent) >= 2 and memory - recent[-1].memory < (judged - recent[-1].judged) / 2
-        calm = median((recent[-2].judged, recent[-1].judged, judged)) if lagging else judged
+        calm = judged
+        if len(recent) >= 2:
+            change = judged - recent[-1].judged
+            if (memory - recent[-1].memory) * change < change * change / 2:
+                calm = median((recent[-2].judged, recent[-1].judged, judged))
         held = max(in_flight, recent[-1].in_flight) if recent else in_flight
         least = max(0.0, memory - self._load_share.value * held)
         return _Point(sample.t_seconds, memory, judged, calm, least, in_flight, told, sample.acked)
 
     def _warms_up(self, time: float) -> bool:
-        if self._rises.rested:
+        if self._rises.rested and (self._work_at is not None or not self._recent[-1].told):
             return False
         since = self._first_at + self._policy.warm_up_seconds if self._work_at is None else self._work_at
         return time - since < self._policy.warm_up_seconds
@@ -167,17 +169,23 @@ class Growth:
         # Growth beyond the load is always judged; growth with the load where nothing says that the load must end.
         loads = ([False] if newest.told else []) + ([] if self._is_explained(foreseen) else [True])
         for with_load in loads:
-            if self._is_news(newest.judged, foreseen) and (reach := self._fast(blind, horizon, with_load)):
+            if self._is_news(newest.least, foreseen) and (reach := self._fast(blind, horizon, with_load)):
                 return reach
             if self._is_news(newest.calm, foreseen) and (reach := self._steady(blind, steady_horizon, with_load)):
                 return reach
-        if newest.told and not self.warming_up and (reach := self._over_the_top(blind, horizon)):
+        if newest.told and not self.warming_up and (reach := self._brisk(foreseen, blind, horizon)):
+            return reach
+        if newest.told and not self._is_young and (reach := self._over_the_top(blind, horizon)):
             return reach
         if not expected and self._is_news(newest.calm, foreseen) and (reach := self._brim()):
             return reach
         slow_horizon = horizon if expected else max(horizon, self._policy.slow_horizon_seconds)
-        middle, long = self._levels
-        return self._climb(long, foreseen, blind, slow_horizon) or self._climb(middle, foreseen, blind, steady_horizon)
+        swing = self._swing_bytes
+        return (
+            self._climb(self._long, swing, foreseen, blind, slow_horizon)
+            or self._climb(self._middle, swing, foreseen, blind, steady_horizon)
+            or self._climb(self._tops, 0.0, foreseen, blind, slow_horizon)
+        )
 
     def _is_explained(self, foreseen: Foreseen) -> bool:
         """Whether credits in flight are known, and memory stays under the limit with the whole budget in use."""
@@ -186,8 +194,16 @@ class Growth:
             return False
         return newest.calm + self._load_share.value * foreseen.budget_bytes < self._limit_bytes
 
-    def _is_news(self, height: float, foreseen: Foreseen) -> bool:
-        """Whether this rise is more than noise, more than the plan foresaw, and unlike those the pod survived."""
+    @property
+    def _is_young(self) -> bool:
+        """Whether the process may still have to show its ordinary rises."""
+        return self.warming_up or self._recent[-1].time - self._warm_at < self._policy.acquaintance_seconds
+
+    def _is_news(self, height: float, foreseen: Foreseen, acquaintance_seconds: float = math.inf) -> bool:
+        """Whether this rise is more than noise, more than the plan foresaw, and unlike those the pod survived.
+
+        Heights that the plan foresaw are none for as long as the pod is young, or for `acquaintance_seconds` of that.
+        """
         policy, rises = self._policy, self._rises
         newest = self._recent[-1]
         rise = height - rises.start
@@ -196,15 +212,17 @@ class Growth:
             return False
         upper = foreseen.upper_bytes
         if self.warming_up:
-            # Plans err most here, so half of the room that the plan left is granted before growth means anything.
+            # Plans err most here, so some of the room that the plan left is granted before growth means anything.
             return newest.memory > (
                 upper + policy.warm_up_room * (self._limit_bytes - upper)
                 if upper
                 else policy.warm_up_ratio * self._limit_bytes
             )
-        if newest.memory <= upper and newest.time - self._warm_at < policy.acquaintance_seconds:
+        if newest.memory <= upper and self._is_young and newest.time - self._warm_at < acquaintance_seconds:
             # Just after its warm-up the process has not shown its ordinary rises, and the plan knows better.
             return False
+        if newest.told and 0 < policy.steeper_ratio * rises.steepest < rises.pace:
+            return True
         if self._is_a_tooth(height):
             return False
         new_height = rises.highest + max(
@@ -218,8 +236,7 @@ class Growth:
         """Whether a collector has let memory rise about as far before, and would still free it below the limit."""
         rises = self._rises
         # What happened once is no habit, but a pod that has only just warmed up had no time for twice.
-        young = self._recent[-1].time - self._warm_at < self._policy.acquaintance_seconds
-        tooth = rises.tallest if young else rises.tooth
+        tooth = rises.tallest if self._is_young else rises.tooth
         spread = self._policy.tooth_spread * tooth
         top = rises.highest + spread
         load = self._recent[-1].memory - height
@@ -240,10 +257,10 @@ class Growth:
         policy, recent = self._policy, self._recent
         if recent[-1].judged < self._rises.top:
             return None
-        settled = not self.warming_up and recent[-1].time - self._warm_at >= policy.settle_seconds
+        settled = not self.warming_up and recent[-1].time - self._warm_at >= policy.usual_rise_seconds
         if settled and not with_load:
             few = policy.rises_in_a_row_unexplained
-            if len(recent) > few and self._beyond_doubt(few) and (reach := self._row(few, blind, horizon, with_load)):
+            if self._beyond_doubt(few) and (reach := self._row(few, blind, horizon, with_load)):
                 return reach
         needed = policy.rises_in_a_row
         if with_load:
@@ -251,9 +268,26 @@ class Growth:
             needed = max(needed, math.ceil(policy.usual_rise_seconds / self._interval_seconds - 0.2))
         return self._row(needed, blind, horizon, with_load)
 
+    def _brisk(self, foreseen: Foreseen, blind: float, horizon: float) -> Reach | None:
+        """Growth beyond the load, too quick to wait for many samples or for all that the pod ordinarily does."""
+        policy, newest = self._policy, self._recent[-1]
+        acquaintance, needed = policy.brisk_acquaintance_seconds, policy.rises_in_a_row
+        if (
+            newest.judged >= self._rises.top
+            and self._is_news(newest.least, foreseen, acquaintance)
+            and self._beyond_doubt(needed)
+            and (reach := self._row(needed, blind, horizon, with_load=False))
+        ):
+            return reach
+        if not self._is_news(newest.calm, foreseen, acquaintance):
+            return None
+        return self._trend(policy.brisk_samples, blind, horizon, with_load=False)
+
     def _beyond_doubt(self, needed: int) -> bool:
         """Whether the last rises are growth even if credits err and memory is late in giving up what they left."""
         policy, recent, sigma = self._policy, self._recent, self._noise_bytes
+        if len(recent) <= needed:
+            return False
         total = 0.0
         for index in range(len(recent) - needed, len(recent)):
             before, after = recent[index - 1], recent[index]
@@ -261,7 +295,7 @@ class Growth:
             share = self._load_share.value
             share = share + policy.load_share_doubt if load > 0 else share / 2
             rise = after.memory - before.memory - share * load
-            if rise <= 2 * sigma:
+            if rise <= policy.rise_noise_sigmas * sigma:
                 return False
             total += rise
         if load < 0 and after.memory - before.memory < policy.lag_ratio * (after.judged - before.judged):
@@ -280,7 +314,7 @@ class Growth:
             before, after = recent[index - 1], recent[index]
             rise = after.memory - before.memory
             beyond_load = rise if with_load else after.judged - before.judged
-            if beyond_load <= 2 * self._noise_bytes:
+            if beyond_load <= self._policy.rise_noise_sigmas * self._noise_bytes:
                 return None
             # Load that only follows growth beyond it, as with credits that stand for too little, is part of it.
             rises.append(rise if beyond_load < rise <= 3 * beyond_load else beyond_load)
@@ -299,17 +333,22 @@ class Growth:
         return Reach(velocity, eta, f"{needed} rises in a row, the last at {in_mib_per_second(paces[-1])}")
 
     def _steady(self, blind: float, horizon: float, with_load: bool) -> Reach | None:
-        """The middle window rises, its newest part too."""
-        policy, recent = self._policy, self._recent
-        if len(recent) < policy.steady_samples:
+        """The middle window rises, and has for half of its time."""
+        seconds = self._recent[-1].time - self._recent[0].time
+        if self._rises.age_seconds(self._recent[-1].time) < seconds / 2:
+            return None
+        return self._trend(self._policy.steady_samples, blind, horizon, with_load)
+
+    def _trend(self, samples: int, blind: float, horizon: float, with_load: bool) -> Reach | None:
+        """The last so many samples rise, the newest of them too."""
+        policy, recent = self._policy, list(self._recent)[-samples:]
+        if len(recent) < samples:
             return None
         times = [point.time for point in recent]
         share = 0.0 if with_load else self._load_share.value
         values = [point.memory - share * point.in_flight for point in recent]
         velocity = theil_sen(times, values)
         if velocity * (times[-1] - times[0]) < policy.noise_sigmas * self._noise_bytes:
-            return None
-        if self._rises.age_seconds(times[-1]) < (times[-1] - times[0]) / 2:
             return None
         if not with_load and theil_sen(times, [point.memory for point in recent]) < velocity / 2:
             return None
@@ -376,15 +415,11 @@ class Growth:
         eta = max(0.0, (self._limit_bytes - newest.memory) / grown) if grown > 0 else 0.0
         return Reach(grown, eta, f"with the usual load of {in_gib(load)} on top it is at the limit already")
 
-    def _climb(self, level: Stretches, foreseen: Foreseen, blind: float, horizon: float) -> Reach | None:
-        """The level of a window of stretches rises, and with the load that came before it meets the limit."""
+    def _climb(self, level: Stretches, swing: float, foreseen: Foreseen, blind: float, horizon: float) -> Reach | None:
+        """The level of a window of stretches rises, and with `swing`, the load that came before, meets the limit."""
         policy, limit, newest = self._policy, self._limit_bytes, self._recent[-1]
         # Where nobody tells the load it is in the memory already.
-        top = (
-            max(level.level + self._swing_bytes, newest.memory)
-            if newest.told
-            else max(point.memory for point in self._recent)
-        )
+        top = max(level.level + swing, newest.memory) if newest.told else max(point.memory for point in self._recent)
         # Minutes of growth that end within the horizon have used most of the limit; lower, there is nothing to compute.
         share = level.span_seconds / (level.span_seconds + 2 * horizon)
         if top <= max(foreseen.upper_bytes, limit * share):
@@ -399,6 +434,8 @@ class Growth:
             load = abs(newest.in_flight - self._history[0].in_flight)
             if velocity * level.span_seconds < policy.load_share_doubt * load:
                 return None
+            # Whatever the highest level and the highest load come to, together they have not been beyond the peak.
+            top = max(newest.memory, min(top, self.peak_bytes + velocity * level.span_seconds))
         older, newer, seconds = level.halves()
         if older < velocity / 4 or self._dies(older, newer, seconds):
             # One step somewhere in the window, or growth that fades.

@@ -159,7 +159,22 @@ class Rises:
     part of it back or reaches no new high for `settle_seconds`.
     """
 
-    __slots__ = ("_high", "_high_at", "_low", "_low_until", "highest", "longest_seconds", "rested", "tallest", "tooth")
+    __slots__ = (
+        "_before",
+        "_high",
+        "_high_at",
+        "_last",
+        "_low",
+        "_low_until",
+        "_steepest",
+        "highest",
+        "longest_seconds",
+        "pace",
+        "rested",
+        "steepest",
+        "tallest",
+        "tooth",
+    )
 
     #: Giving back this share of a rise ends it: a tooth of a collector inside a leak does not.
     _GIVEN_BACK: Final = 0.4
@@ -171,6 +186,10 @@ class Rises:
         self.highest = 0.0
         self.longest_seconds = usual_seconds
         self.tallest = 0.0
+        #: Bytes per second over the last two gaps, and the most over one gap in the rises that ended.
+        self.pace = self.steepest = 0.0
+        self._steepest = 0.0
+        self._before = self._last = (time, value)
         #: How far the second tallest rise went that was given back: what happened once is no habit.
         self.tooth = 0.0
         #: Whether the series has once stopped rising for the settling time: a plateau, not a dip.
@@ -178,6 +197,10 @@ class Rises:
 
     def observe(self, time: float, value: float, step: float, settle_seconds: float) -> None:
         """Take in a value later than the last."""
+        if time > self._last[0]:
+            self.pace = (value - self._before[1]) / (time - self._before[0])
+            self._steepest = max(self._steepest, (value - self._last[1]) / (time - self._last[0]))
+        self._before, self._last = self._last, (time, value)
         gave_back = value < self._high - max(step, self._GIVEN_BACK * (self._high - self._low))
         came_to_rest = time - self._high_at >= settle_seconds and value <= self._high
         self.rested = self.rested or came_to_rest
@@ -199,6 +222,7 @@ class Rises:
     def close(self, time: float, value: float) -> None:
         """Count what rose so far as survived, and look at what rises from here."""
         self.highest = max(self.highest, self._high)
+        self.steepest, self._steepest = max(self.steepest, self._steepest), 0.0
         self._low = self._high = value
         self._low_until = self._high_at = time
 
