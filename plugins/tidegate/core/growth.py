@@ -431,8 +431,11 @@ class Growth:
         if velocity <= 0 or velocity * level.span_seconds < policy.slow_noise_sigmas * sigma:
             return None
         if newest.told:
-            load = abs(newest.in_flight - self._history[0].in_flight)
-            if velocity * level.span_seconds < policy.load_share_doubt * load:
+            oldest = self._history[0]
+            doubt = policy.load_share_doubt * abs(newest.in_flight - oldest.in_flight)
+            # A burst may have taught that a credit stands for less: what lay under the load before seems to rise then.
+            doubt += abs(oldest.memory - self._load_share.value * oldest.in_flight - oldest.judged)
+            if velocity * level.span_seconds < doubt:
                 return None
             # Whatever the highest level and the highest load come to, together they have not been beyond the peak.
             top = max(newest.memory, min(top, self.peak_bytes + velocity * level.span_seconds))
