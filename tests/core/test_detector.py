@@ -287,12 +287,14 @@ def test_a_ramp_far_steeper_than_every_tooth_before_is_no_tooth() -> None:
     assert 2005 < found[0][0] <= 2080 - 55
 
 
-def test_a_model_that_loads_late_never_trips() -> None:
-    late = plateau(0.6, load_seconds=20)
+@pytest.mark.parametrize("seconds", [10.0, 30.0])
+def test_a_model_that_loads_after_a_minute_of_quiet_never_trips(seconds: float) -> None:
+    late = plateau(0.6, load_seconds=seconds)
     samples = sampled(
-        lambda t: late(t - 150) if t > 150 else 0.01,
+        lambda t: late(t - 75) if t > 75 else 0.01,
         1200,
-        in_flight_bytes=lambda t: 0.05 * LIMIT if t > 180 else 0.0,
+        noise=0.0,
+        in_flight_bytes=lambda t: 0.05 * LIMIT if t > 80 + seconds else 0.0,
     )
     assert trips(samples, Foreseen(upper_bytes=0.7 * LIMIT, budget_bytes=0.1 * LIMIT)) == []
 
