@@ -117,8 +117,15 @@ def test_a_resize_after_a_kill_of_the_api_reaches_the_cgroup_of_before(start: Ca
 
 def test_a_container_killed_together_with_its_shim_is_of_unknown_status(start: Callable[..., Stack]) -> None:
     first = start()
-    first.run("lost", "import time; open('/dev/termination-log', 'w').write('in flight'); time.sleep(60)")
-    first.running("lost")
+    program = (
+        "import pathlib, time\n"
+        "pathlib.Path('/dev/termination-log').write_text('in flight')\n"
+        "print('written', flush=True)\n"
+        "time.sleep(60)"
+    )
+    first.run("lost", program)
+    # To run is not yet to have written.
+    first.says("lost", "written")
     [shim] = shims(first)
     first.api.kill()
     os.kill(shim.pid, signal.SIGKILL)
