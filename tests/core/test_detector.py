@@ -336,6 +336,42 @@ def test_bursts_that_show_what_a_credit_is_worth_do_not_make_the_level_rise() ->
     assert trips(samples, Foreseen(upper_bytes=0.97 * LIMIT, budget_bytes=0.88 * LIMIT)) == []
 
 
+def test_the_end_of_a_load_that_shows_what_a_credit_was_worth_does_not_make_the_level_rise() -> None:
+    """The first batch came with memory of its own, so that each credit seemed to stand for a whole byte until now."""
+
+    def load(t: float) -> float:
+        return 0.0 if t < 60 or t > 2000 else 0.44 if t < 120 else 0.38 + 0.0005 * (7 * t % 40)
+
+    def memory(t: float) -> float:
+        return 0.6 * min(1.0, 0.1 + t / 60) + 0.22 * min(1.0, max(0.0, (t - 60) / 30)) + 0.45 * load(t)
+
+    samples = sampled(memory, 3000, 30.0, in_flight_bytes=lambda t: load(t) * LIMIT)
+    assert trips(samples, Foreseen(upper_bytes=0.97 * LIMIT, budget_bytes=0.45 * LIMIT)) == []
+
+
+def test_the_steps_of_a_model_that_loads_and_of_its_first_batches_are_no_trend() -> None:
+    seen = [(3, 0.14, 0.0), (32, 0.79, 0.13), (64, 0.86, 0.16), (93, 0.88, 0.15), (124, 0.90, 0.18), (153, 0.88, 0.13)]
+    samples = [Sample(t, memory * LIMIT, LIMIT, in_flight_bytes=load * LIMIT) for t, memory, load in seen]
+    assert trips(samples, Foreseen(upper_bytes=0.81 * LIMIT, budget_bytes=0.26 * LIMIT)) == []
+
+
+def test_a_ramp_in_a_noisy_pod_does_not_pass_for_noise() -> None:
+    """Noise is measured from what the pod did before: the third sample of a ramp shows most of them."""
+    seen_in_time = 0
+    for seed in range(20):
+        rng = random.Random(seed)
+        calm = [0.2 + 0.15 * (0.37 * n % 1.0) + rng.uniform(-0.01, 0.01) for n in range(80)]
+        grown = [0.275 + 0.1 * n + rng.uniform(-0.03, 0.03) for n in range(1, 7)]
+        samples = [
+            Sample(n * 30.0, memory * LIMIT, LIMIT, acked=float(n), in_flight_bytes=0.0)
+            for n, memory in enumerate([*calm, *grown])
+        ]
+        found = trips(samples, Foreseen(upper_bytes=0.5 * LIMIT, budget_bytes=0.1 * LIMIT))
+        assert found[0][0] >= 80 * 30.0, f"seed {seed} trips in the calm"
+        seen_in_time += found[0][0] <= 82 * 30.0
+    assert seen_in_time >= 15
+
+
 def test_a_load_that_ends_just_before_a_scrape_never_trips() -> None:
     samples = rows((0.53, 0.12), (0.53, 0.0), (0.41, 0.0), (0.41, 0.0), interval=5.0)
     assert trips(samples, Foreseen(budget_bytes=0.2 * LIMIT)) == []

@@ -80,13 +80,15 @@ class Policy:
     #: The samples of the middle window; more lag behind a ramp of a few minutes.
     steady_samples: int = 8
     #: Where credits rule out load, fewer do: a noisy pod's ramp may leave no time for more.
-    brisk_samples: int = 6
+    brisk_samples: int = 5
     #: A rise is told from noise at this many sigmas; thousands of pods are judged every 5 s, so 3 would not do.
     noise_sigmas: float = 6.0
     #: The long window is judged a dozen times an hour, not every sample.
     slow_noise_sigmas: float = 4.0
     #: Noise is at most the range of the long window over this many sigmas: teeth have a height, normal noise has tails.
-    range_sigmas: float = 4.0
+    range_sigmas: float = 5.0
+    #: The newest stretches are left out of that range: a ramp must not pass for noise.
+    range_stretches_left_out: int = 2
     #: Memory counters are never quieter than this share of the limit.
     noise_floor_ratio: float = 0.001
     #: A rise that has used less of the headroom it started with is not yet an emergency.
@@ -106,6 +108,10 @@ class Policy:
     #: Credits stand for more than images hold, seldom for less; what goes beyond is not load but a wrong cost.
     load_share_low: float = 0.3
     load_share_high: float = 1.0
+    #: What is believed until credits have come and gone.
+    load_share_usual: float = 0.8
+    #: Of a change of memory that no share of the credits explains, so much may be noise; the rest teaches nothing.
+    share_noise_sigmas: float = 8.0
     #: What a credit stands for differs from image to image by about this much.
     load_share_doubt: float = 0.15
     #: Where credits fall and memory follows by less than this share of what then seems to have grown, it is just late.

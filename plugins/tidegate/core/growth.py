@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tidegate.core.contract import Character
 from tidegate.core.detection import Foreseen, Policy, Sample, in_gib, in_mib_per_second
-from tidegate.core.trend import Noise, Rises, Share, Stretches, median, theil_sen
+from tidegate.core.trend import Noise, Parts, Rises, Share, Stretches, median, theil_sen
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +27,27 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """A sample as the trends see it; `judged` is memory without the load that credits account for.
+    """A sample as the trends see it: its memory, and how much of it is judged, which leaves out what credits stand for.
 
-    Memory follows its credits by a moment, so `judged` may jump where memory does not, up or down; `calm` then waits.
+    Memory follows its credits by a moment, so what is judged may jump where memory does not, up or down; `calm` then
+    waits.
     """
 
     time: float
-    memory: float
-    judged: float
-    calm: float
-    #: Memory without the load as it was a sample ago, where that was more: what surely is no load.
-    least: float
-    in_flight: float
+    judged: Parts
+    calm: Parts
+    #: With the load as it was a sample ago, where that was more: what is left surely is no load.
+    least: Parts
     told: bool
     acked: float
+
+    @property
+    def memory(self) -> float:
+        return self.judged.whole
+
+    @property
+    def in_flight(self) -> float:
+        return self.judged.load
 
 
 class Growth:
@@ -56,8 +63,13 @@ class Growth:
         self._interval_seconds = 0.0
         self._noise = Noise(policy.noise_floor_ratio * limit)
         self._noise_bytes = self._noise.sigma
-        self._rises = Rises(first.t_seconds, first.nonreclaimable_bytes, policy.usual_rise_seconds)
-        self._load_share = Share(policy.load_share_low, policy.load_share_high, policy.load_share_scale_ratio * limit)
+        self._rises = Rises(first.t_seconds, Parts(first.nonreclaimable_bytes), policy.usual_rise_seconds)
+        self._load_share = Share(
+            policy.load_share_low,
+            policy.load_share_high,
+            policy.load_share_usual,
+            policy.load_share_scale_ratio * limit,
+        )
         self._swing_bytes = 0.0
         self._range_bytes = math.inf
         self.warming_up = True
@@ -89,56 +101,62 @@ class Growth:
         point = self._point(sample)
         if self._work_at is None and (sample.acked > 0 or point.in_flight > 0):
             self._work_at = point.time
-            # To wait for work is no plateau.
-            self._rises.rested = False
+            self._rises.wake()
         recent.append(point)
         if not self._history or point.time - self._history[-1].time >= self._stretch_seconds:
             self._history.append(point)
-            levels = [each.judged for each in self._history]
-            self._range_bytes = max(levels) - min(levels) if len(levels) == self._history.maxlen else math.inf
+            levels = [self._beyond(each.judged) for each in self._history]
+            earlier = levels[: len(levels) - policy.range_stretches_left_out]
+            self._range_bytes = max(earlier) - min(earlier) if len(levels) == self._history.maxlen else math.inf
         if len(recent) >= 3:
             a, b = recent[-3], recent[-2]
-            self._noise.observe((a.time, a.judged), (b.time, b.judged), (point.time, point.judged))
+            self._noise.observe(*((each.time, self._beyond(each.judged)) for each in (a, b, point)))
         # Teeth scatter by no more than their height, which a median of deviations cannot know.
         floor = policy.noise_floor_ratio * sample.limit_bytes
         self._noise_bytes = max(floor, min(self._noise.sigma, self._range_bytes / policy.range_sigmas))
         was_warming_up, self.warming_up = self.warming_up, self._warms_up(point.time)
         if was_warming_up and not self.warming_up:
-            self._rises.close(point.time, point.calm)
-            # A model loads faster than any leak.
-            self._rises.steepest = 0.0
+            self._rises.arm(point.time, point.calm)
             self._warm_at = point.time
         settle = max(policy.settle_seconds, policy.settle_scrapes * interval_seconds)
-        self._rises.observe(point.time, point.calm, policy.noise_sigmas * self._noise_bytes, settle)
+        share = self._load_share.value
+        self._rises.observe(point.time, point.calm, share, policy.noise_sigmas * self._noise_bytes, settle)
         if self.warming_up or len(recent) == 1:
             # Load is taken off where it is told, so the highs are the level; where not, the level lies under the load.
             self._clear_levels(1 if point.told else -1)
-        self._middle.observe(point.time, point.least, policy.stretch_samples * interval_seconds * 0.98)
-        self._long.observe(
-            point.time, point.least, max(self._stretch_seconds, policy.long_stretch_samples * interval_seconds * 0.98)
-        )
-        self._tops.observe(point.time, point.memory, policy.tops_window_seconds / policy.long_window_stretches)
+        stretch = policy.stretch_samples * interval_seconds * 0.98
+        self._middle.observe(point.time, point.least, share, stretch)
+        stretch = max(self._stretch_seconds, policy.long_stretch_samples * interval_seconds * 0.98)
+        self._long.observe(point.time, point.least, share, stretch)
+        stretch = policy.tops_window_seconds / policy.long_window_stretches
+        self._tops.observe(point.time, Parts(point.memory), share, stretch)
         if not self.warming_up:
             self._swing_bytes *= 0.5 ** (interval_seconds / policy.swing_half_life_seconds)
             self._swing_bytes = max(self._swing_bytes, point.memory - self._long.level)
         self.peak_bytes = max(self.peak_bytes, point.memory)
 
     def _point(self, sample: Sample) -> _Point:
-        memory, recent = sample.nonreclaimable_bytes, self._recent
+        policy, memory, recent = self._policy, sample.nonreclaimable_bytes, self._recent
         in_flight, told = sample.in_flight_bytes or 0.0, sample.in_flight_bytes is not None
         if recent and told:
             # Over a few samples: memory follows its credits with a lag, which blurs the change between two.
             earlier = recent[-min(3, len(recent))]
-            self._load_share.observe(memory - earlier.memory, in_flight - earlier.in_flight)
-        judged = max(0.0, memory - self._load_share.value * in_flight)
-        calm = judged
-        if len(recent) >= 2:
-            change = judged - recent[-1].judged
-            if (memory - recent[-1].memory) * change < change * change / 2:
-                calm = median((recent[-2].judged, recent[-1].judged, judged))
-        held = max(in_flight, recent[-1].in_flight) if recent else in_flight
-        least = max(0.0, memory - self._load_share.value * held)
-        return _Point(sample.t_seconds, memory, judged, calm, least, in_flight, told, sample.acked)
+            self._load_share.observe(
+                memory - earlier.memory, in_flight - earlier.in_flight, policy.share_noise_sigmas * self._noise_bytes
+            )
+        judged = calm = Parts(memory, in_flight)
+        least = judged
+        if recent:
+            last = recent[-1]
+            least = Parts(memory, max(in_flight, last.in_flight))
+            change = self._beyond(judged) - self._beyond(last.judged)
+            if len(recent) >= 2 and (memory - last.memory) * change < change * change / 2:
+                calm = sorted((recent[-2].judged, last.judged, judged), key=self._beyond)[1]
+        return _Point(sample.t_seconds, judged, calm, least, told, sample.acked)
+
+    def _beyond(self, parts: Parts) -> float:
+        """Memory beyond the load, as far as the worth of credits is known by now."""
+        return parts.without(self._load_share.value)
 
     def _warms_up(self, time: float) -> bool:
         if self._rises.rested and (self._work_at is not None or not self._recent[-1].told):
@@ -169,15 +187,17 @@ class Growth:
         # Growth beyond the load is always judged; growth with the load where nothing says that the load must end.
         loads = ([False] if newest.told else []) + ([] if self._is_explained(foreseen) else [True])
         for with_load in loads:
-            if self._is_news(newest.least, foreseen) and (reach := self._fast(blind, horizon, with_load)):
+            if self._is_news(self._beyond(newest.least), foreseen) and (reach := self._fast(blind, horizon, with_load)):
                 return reach
-            if self._is_news(newest.calm, foreseen) and (reach := self._steady(blind, steady_horizon, with_load)):
+            if self._is_news(self._beyond(newest.calm), foreseen) and (
+                reach := self._steady(blind, steady_horizon, with_load)
+            ):
                 return reach
         if newest.told and not self.warming_up and (reach := self._brisk(foreseen, blind, horizon)):
             return reach
         if newest.told and not self._is_young and (reach := self._over_the_top(blind, horizon)):
             return reach
-        if not expected and self._is_news(newest.calm, foreseen) and (reach := self._brim()):
+        if not expected and self._is_news(self._beyond(newest.calm), foreseen) and (reach := self._brim()):
             return reach
         slow_horizon = horizon if expected else max(horizon, self._policy.slow_horizon_seconds)
         swing = self._swing_bytes
@@ -192,7 +212,7 @@ class Growth:
         newest = self._recent[-1]
         if not newest.told or foreseen.budget_bytes <= 0:
             return False
-        return newest.calm + self._load_share.value * foreseen.budget_bytes < self._limit_bytes
+        return self._beyond(newest.calm) + self._load_share.value * foreseen.budget_bytes < self._limit_bytes
 
     @property
     def _is_young(self) -> bool:
@@ -252,10 +272,14 @@ class Growth:
         policy, waited = self._policy, self._policy.scrapes_waited * self._interval_seconds
         return (policy.quick_remedy_seconds + waited) / (policy.remedy_seconds + waited)
 
+    def _spans_loading(self, oldest: _Point) -> bool:
+        """Whether samples since `oldest` still hold the steps of a model that loads and of its first batch."""
+        return self.warming_up and self._work_at is not None and oldest.time < self._work_at
+
     def _fast(self, blind: float, horizon: float, with_load: bool) -> Reach | None:
         """A few rises in a row, each beyond noise."""
         policy, recent = self._policy, self._recent
-        if recent[-1].judged < self._rises.top:
+        if self._beyond(recent[-1].judged) < self._rises.top:
             return None
         settled = not self.warming_up and recent[-1].time - self._warm_at >= policy.usual_rise_seconds
         if settled and not with_load:
@@ -271,15 +295,15 @@ class Growth:
     def _brisk(self, foreseen: Foreseen, blind: float, horizon: float) -> Reach | None:
         """Growth beyond the load, too quick to wait for many samples or for all that the pod ordinarily does."""
         policy, newest = self._policy, self._recent[-1]
-        acquaintance, needed = policy.brisk_acquaintance_seconds, policy.rises_in_a_row
+        acquaintance, needed = policy.brisk_acquaintance_seconds, policy.rises_in_a_row_unexplained
         if (
-            newest.judged >= self._rises.top
-            and self._is_news(newest.least, foreseen, acquaintance)
+            self._beyond(newest.judged) >= self._rises.top
+            and self._is_news(self._beyond(newest.least), foreseen, acquaintance)
             and self._beyond_doubt(needed)
             and (reach := self._row(needed, blind, horizon, with_load=False))
         ):
             return reach
-        if not self._is_news(newest.calm, foreseen, acquaintance):
+        if not self._is_news(self._beyond(newest.calm), foreseen, acquaintance):
             return None
         return self._trend(policy.brisk_samples, blind, horizon, with_load=False)
 
@@ -298,7 +322,9 @@ class Growth:
             if rise <= policy.rise_noise_sigmas * sigma:
                 return False
             total += rise
-        if load < 0 and after.memory - before.memory < policy.lag_ratio * (after.judged - before.judged):
+        if load < 0 and after.memory - before.memory < policy.lag_ratio * (
+            self._beyond(after.judged) - self._beyond(before.judged)
+        ):
             # Only a further sample can tell what is late from what stays.
             return False
         return total >= policy.unexplained_noise_sigmas * sigma
@@ -306,14 +332,16 @@ class Growth:
     def _row(self, needed: int, blind: float, horizon: float, with_load: bool) -> Reach | None:
         """As many rises in a row as `needed`, fast enough to matter."""
         recent = self._recent
-        # Load may give way to growth beyond it, as a good inlet makes it; memory that falls is no emergency.
-        if len(recent) <= needed or recent[-1].memory < recent[-1 - needed].memory:
+        if len(recent) <= needed or self._spans_loading(recent[-1 - needed]):
+            return None
+        # Load may give way to growth beyond it, as a good inlet makes it; memory that falls now is no emergency.
+        if recent[-1].memory < recent[-1 - needed if with_load else -2].memory:
             return None
         rises, paces, beyond = [], [], []
         for index in range(len(recent) - needed, len(recent)):
             before, after = recent[index - 1], recent[index]
             rise = after.memory - before.memory
-            beyond_load = rise if with_load else after.judged - before.judged
+            beyond_load = rise if with_load else self._beyond(after.judged) - self._beyond(before.judged)
             if beyond_load <= self._policy.rise_noise_sigmas * self._noise_bytes:
                 return None
             # Load that only follows growth beyond it, as with credits that stand for too little, is part of it.
@@ -342,7 +370,7 @@ class Growth:
     def _trend(self, samples: int, blind: float, horizon: float, with_load: bool) -> Reach | None:
         """The last so many samples rise, the newest of them too."""
         policy, recent = self._policy, list(self._recent)[-samples:]
-        if len(recent) < samples:
+        if len(recent) < samples or self._spans_loading(recent[0]):
             return None
         times = [point.time for point in recent]
         share = 0.0 if with_load else self._load_share.value
@@ -360,7 +388,9 @@ class Growth:
         if values[-1] - values[-3] < velocity * (times[-1] - times[-3]) / 2 - 2 * self._noise_bytes:
             # A step that is over by now.
             return None
-        room = self._limit_bytes - max(recent[-1].memory, 0.0 if with_load else recent[-1].calm + self._swing_bytes)
+        room = self._limit_bytes - max(
+            recent[-1].memory, 0.0 if with_load else self._beyond(recent[-1].calm) + self._swing_bytes
+        )
         eta = max(0.0, room / velocity - blind)
         if eta > horizon:
             return None
@@ -380,19 +410,19 @@ class Growth:
         known = rises.highest
         if not known or len(earlier) < 3 or newest.memory < min(point.memory for point in earlier):
             return None
-        if 2 * sum(point.least > known for point in earlier) > len(earlier):
+        if 2 * sum(self._beyond(point.least) > known for point in earlier) > len(earlier):
             # It has stood above them for a while.
             return None
         load = max(point.in_flight for point in latest) - min(point.in_flight for point in recent)
         margin = max(
             policy.new_height_ratio * self._limit_bytes, (known - rises.start) / 2, policy.load_share_doubt * load
         )
-        _, second, top = sorted(point.least for point in latest)
+        _, second, top = sorted(self._beyond(point.least) for point in latest)
         if second <= known + margin or top < rises.top:
             return None
         grown = top - known
         headroom = self._limit_bytes - max(point.memory for point in latest)
-        seconds = newest.time - max(point.time for point in recent if point.least <= known)
+        seconds = newest.time - max(point.time for point in recent if self._beyond(point.least) <= known)
         if grown < policy.headroom_used_ratio * (headroom + grown) or seconds <= 0:
             return None
         eta = max(0.0, headroom * seconds / grown - blind)
@@ -406,7 +436,7 @@ class Growth:
         newest = recent[-1]
         if rises.age_seconds(newest.time) < policy.settle_seconds or len(recent) < policy.steady_samples:
             return None
-        height = median([point.calm for point in recent])
+        height = median([self._beyond(point.calm) for point in recent])
         # Without credits the load is in the height already.
         load = self._swing_bytes if newest.told else 0.0
         if height + load < (1 - policy.reserve_ratio) * self._limit_bytes:
@@ -419,10 +449,11 @@ class Growth:
         """The level of a window of stretches rises, and with `swing`, the load that came before, meets the limit."""
         policy, limit, newest = self._policy, self._limit_bytes, self._recent[-1]
         # Where nobody tells the load it is in the memory already.
-        top = max(level.level + swing, newest.memory) if newest.told else max(point.memory for point in self._recent)
+        height = level.level
+        top = max(height + swing, newest.memory) if newest.told else max(point.memory for point in self._recent)
         # Minutes of growth that end within the horizon have used most of the limit; lower, there is nothing to compute.
-        share = level.span_seconds / (level.span_seconds + 2 * horizon)
-        if top <= max(foreseen.upper_bytes, limit * share):
+        used = level.span_seconds / (level.span_seconds + 2 * horizon)
+        if top <= max(foreseen.upper_bytes, limit * used):
             return None
         if (trend := level.trend()) is None:
             return None
@@ -431,11 +462,8 @@ class Growth:
         if velocity <= 0 or velocity * level.span_seconds < policy.slow_noise_sigmas * sigma:
             return None
         if newest.told:
-            oldest = self._history[0]
-            doubt = policy.load_share_doubt * abs(newest.in_flight - oldest.in_flight)
-            # A burst may have taught that a credit stands for less: what lay under the load before seems to rise then.
-            doubt += abs(oldest.memory - self._load_share.value * oldest.in_flight - oldest.judged)
-            if velocity * level.span_seconds < doubt:
+            if level.least_slope(policy.load_share_low, policy.load_share_high) < velocity / 2:
+                # It rises only if a credit stands for just as much as it seems to.
                 return None
             # Whatever the highest level and the highest load come to, together they have not been beyond the peak.
             top = max(newest.memory, min(top, self.peak_bytes + velocity * level.span_seconds))
@@ -443,7 +471,7 @@ class Growth:
         if older < velocity / 4 or self._dies(older, newer, seconds):
             # One step somewhere in the window, or growth that fades.
             return None
-        if level.level - level.before < velocity * level.span_seconds / 2:
+        if height - level.before < velocity * level.span_seconds / 2:
             # It has been there before: a wander, not a climb.
             return None
         if newest.memory < self._recent[-3].memory - 2 * self._noise_bytes:

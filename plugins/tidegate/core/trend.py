@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 #: A median absolute deviation times this is the standard deviation of a normal distribution.
 MAD_TO_SIGMA: Final = 1.4826
@@ -69,50 +69,71 @@ class Noise:
         return max(self._floor, self._median * self._TO_SIGMA)
 
 
+class Parts(NamedTuple):
+    """A value in two parts, the whole and the load in it: what a load is worth may be learnt later."""
+
+    whole: float
+    load: float = 0.0
+
+    def without(self, share: float) -> float:
+        """The whole less its load, of which `share` counts."""
+        return self.whole - share * self.load
+
+
 class Stretches:
     """The extremes of the last few equal stretches of time: the level under (or over) the swings of a long window.
 
-    `side` +1 keeps the highest value of each stretch, -1 the lowest.
+    `side` +1 keeps the highest value of each stretch, -1 the lowest. Values are without their load, at the share of it
+    that the newest one came with: a lesson on that counts for the whole window alike.
     """
 
-    __slots__ = ("_extremes", "_keep", "_side", "_starts", "_times", "before")
+    __slots__ = ("_before", "_extremes", "_keep", "_share", "_side", "_starts", "_times")
 
     def __init__(self, keep: int, side: int) -> None:
         self._keep = keep
         self._side = side
+        self._share = 0.0
         self._starts: deque[float] = deque(maxlen=keep)
         self._times: deque[float] = deque(maxlen=keep)
-        self._extremes: deque[float] = deque(maxlen=keep)
-        #: The highest extreme that has left the window; zero before one has.
-        self.before = 0.0
+        self._extremes: deque[Parts] = deque(maxlen=keep)
+        self._before = Parts(0.0)
 
-    def observe(self, time: float, value: float, width_seconds: float) -> None:
+    def observe(self, time: float, value: Parts, share: float, width_seconds: float) -> None:
         """Take in a value no older than the last; a stretch is at least `width_seconds` wide."""
+        self._share = share
         if not self._starts or time - self._starts[-1] >= width_seconds:
             if len(self._extremes) == self._keep:
-                self.before = max(self.before, self._extremes[0])
+                self._before = max(self._before, self._extremes[0], key=lambda parts: parts.without(share))
             self._starts.append(time)
             self._times.append(time)
             self._extremes.append(value)
-        elif (value - self._extremes[-1]) * self._side > 0:
+        elif (value.without(share) - self._extremes[-1].without(share)) * self._side > 0:
             self._times[-1] = time
             self._extremes[-1] = value
+
+    def _values(self, share: float) -> list[float]:
+        return [parts.without(share) for parts in self._extremes]
+
+    def least_slope(self, low: float, high: float) -> float:
+        """The lesser slope of the extremes at two shares of their load."""
+        return min(theil_sen(self._times, self._values(share)) for share in (low, high))
 
     def trend(self) -> tuple[float, float] | None:
         """Slope of the extremes and their sigma around it, or None before the window is full."""
         if len(self._extremes) < self._keep:
             return None
-        slope = theil_sen(self._times, self._extremes)
-        offsets = [extreme - slope * time for time, extreme in zip(self._times, self._extremes, strict=True)]
+        values = self._values(self._share)
+        slope = theil_sen(self._times, values)
+        offsets = [value - slope * time for time, value in zip(self._times, values, strict=True)]
         centre = median(offsets)
         return slope, MAD_TO_SIGMA * median([abs(offset - centre) for offset in offsets])
 
     def halves(self) -> tuple[float, float, float]:
         """Slopes of the older and the newer half, and the seconds the newer one spans."""
-        times, extremes = list(self._times), list(self._extremes)
+        times, values = list(self._times), self._values(self._share)
         middle = len(times) // 2
-        older = theil_sen(times[: middle + 1], extremes[: middle + 1])
-        return older, theil_sen(times[middle:], extremes[middle:]), times[-1] - times[middle]
+        older = theil_sen(times[: middle + 1], values[: middle + 1])
+        return older, theil_sen(times[middle:], values[middle:]), times[-1] - times[middle]
 
     @property
     def span_seconds(self) -> float:
@@ -122,8 +143,13 @@ class Stretches:
     @property
     def level(self) -> float:
         """The extreme of the newest two stretches; zero before the first value."""
-        newest = list(self._extremes)[-2:]
+        newest = [parts.without(self._share) for parts in list(self._extremes)[-2:]]
         return (max(newest) if self._side > 0 else min(newest)) if newest else 0.0
+
+    @property
+    def before(self) -> float:
+        """The highest extreme that has left the window; zero before one has."""
+        return self._before.without(self._share)
 
 
 class Share:
@@ -132,42 +158,45 @@ class Share:
     Changes, not levels, are compared: a leak beside the load then tells nothing about the load.
     """
 
-    __slots__ = ("_high", "_low", "_product", "_square")
+    __slots__ = ("_high", "_low", "_product", "_square", "value")
 
     _FORGET: Final = 0.998
 
-    def __init__(self, low: float, high: float, scale: float) -> None:
+    def __init__(self, low: float, high: float, usual: float, scale: float) -> None:
         self._low, self._high = low, high
-        #: The belief at the start is `high`, held with the weight of one change of `scale`.
+        #: The belief at the start is `usual`, held with the weight of one change of `scale`.
         self._square = scale * scale
-        self._product = high * self._square
+        self._product = usual * self._square
+        self.value = usual
 
-    def observe(self, memory_change: float, other_change: float) -> None:
-        """Take in how both changed between two samples."""
+    def observe(self, memory_change: float, other_change: float, noise: float) -> None:
+        """Take in how both changed between two samples; of a change no share explains, `noise` and no more counts."""
+        least, most = sorted((self._low * other_change, self._high * other_change))
+        memory_change = min(most + noise, max(least - noise, memory_change))
         self._square = self._FORGET * self._square + other_change * other_change
         self._product = self._FORGET * self._product + memory_change * other_change
-
-    @property
-    def value(self) -> float:
-        return min(self._high, max(self._low, self._product / self._square)) if self._square > 0 else self._high
+        if self._square > 0:
+            self.value = min(self._high, max(self._low, self._product / self._square))
 
 
 class Rises:
     """The rise under way, and how high, how far and how long those went that ended well.
 
     A rise starts at the last moment the series lay within `step` of its low, and ends when the series gives a good
-    part of it back or reaches no new high for `settle_seconds`.
+    part of it back or reaches no new high for `settle_seconds`. Values are without their load, at the share of it that
+    the newest one came with.
     """
 
     __slots__ = (
         "_before",
         "_high",
         "_high_at",
+        "_highest",
         "_last",
         "_low",
         "_low_until",
+        "_share",
         "_steepest",
-        "highest",
         "longest_seconds",
         "pace",
         "rested",
@@ -179,11 +208,11 @@ class Rises:
     #: Giving back this share of a rise ends it: a tooth of a collector inside a leak does not.
     _GIVEN_BACK: Final = 0.4
 
-    def __init__(self, time: float, value: float, usual_seconds: float) -> None:
+    def __init__(self, time: float, value: Parts, usual_seconds: float) -> None:
+        self._share = 0.0
         self._low = self._high = value
         self._low_until = self._high_at = time
-        #: The highest level held and left, or held and kept.
-        self.highest = 0.0
+        self._highest = Parts(0.0)
         self.longest_seconds = usual_seconds
         self.tallest = 0.0
         #: Bytes per second over the last two gaps, and the most over one gap in the rises that ended.
@@ -195,46 +224,62 @@ class Rises:
         #: Whether the series has once stopped rising for the settling time: a plateau, not a dip.
         self.rested = False
 
-    def observe(self, time: float, value: float, step: float, settle_seconds: float) -> None:
+    def observe(self, time: float, value: Parts, share: float, step: float, settle_seconds: float) -> None:
         """Take in a value later than the last."""
+        self._share = share
+        now, low, high = value.without(share), self.start, self.top
         if time > self._last[0]:
-            self.pace = (value - self._before[1]) / (time - self._before[0])
-            self._steepest = max(self._steepest, (value - self._last[1]) / (time - self._last[0]))
+            self.pace = (now - self._before[1].without(share)) / (time - self._before[0])
+            self._steepest = max(self._steepest, (now - self._last[1].without(share)) / (time - self._last[0]))
         self._before, self._last = self._last, (time, value)
-        gave_back = value < self._high - max(step, self._GIVEN_BACK * (self._high - self._low))
-        came_to_rest = time - self._high_at >= settle_seconds and value <= self._high
+        gave_back = now < high - max(step, self._GIVEN_BACK * (high - low))
+        came_to_rest = time - self._high_at >= settle_seconds and now <= high
         self.rested = self.rested or came_to_rest
         if gave_back or came_to_rest:
             if gave_back:
-                size = self._high - value
+                size = high - now
                 self.tooth = max(self.tooth, min(self.tallest, size))
                 self.tallest = max(self.tallest, size)
-            if self._high - self._low > step:
+            if high - low > step:
                 self.longest_seconds = max(self.longest_seconds, self._high_at - self._low_until)
             self.close(time, value)
             return
-        if value <= self._low + step:
-            self._low = min(self._low, value)
+        if now <= low + step:
+            self._low = min(self._low, value, key=lambda parts: parts.without(share))
             self._low_until = time
-        if value > self._high:
+        if now > high:
             self._high, self._high_at = value, time
 
-    def close(self, time: float, value: float) -> None:
+    def close(self, time: float, value: Parts) -> None:
         """Count what rose so far as survived, and look at what rises from here."""
-        self.highest = max(self.highest, self._high)
+        self._highest = max(self._highest, self._high, key=lambda parts: parts.without(self._share))
         self.steepest, self._steepest = max(self.steepest, self._steepest), 0.0
         self._low = self._high = value
         self._low_until = self._high_at = time
 
+    def wake(self) -> None:
+        """Begin to work: to wait for work was no plateau."""
+        self.rested = False
+
+    def arm(self, time: float, value: Parts) -> None:
+        """End the warm-up: what rose is survived, but a model loads faster than any leak, so its pace says nothing."""
+        self.close(time, value)
+        self.steepest = 0.0
+
+    @property
+    def highest(self) -> float:
+        """The highest level held and left, or held and kept; zero before one was."""
+        return self._highest.without(self._share)
+
     @property
     def top(self) -> float:
         """The highest level since the present rise started, or since the last ended."""
-        return self._high
+        return self._high.without(self._share)
 
     @property
     def start(self) -> float:
         """The level from which the present rise started."""
-        return self._low
+        return self._low.without(self._share)
 
     def age_seconds(self, now_seconds: float) -> float:
         """How long the present rise has lasted."""
