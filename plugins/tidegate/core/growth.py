@@ -187,17 +187,15 @@ class Growth:
         # Growth beyond the load is always judged; growth with the load where nothing says that the load must end.
         loads = ([False] if newest.told else []) + ([] if self._is_explained(foreseen) else [True])
         for with_load in loads:
-            if self._is_news(self._beyond(newest.least), foreseen) and (reach := self._fast(blind, horizon, with_load)):
+            if self._is_news(newest.least, foreseen) and (reach := self._fast(blind, horizon, with_load)):
                 return reach
-            if self._is_news(self._beyond(newest.calm), foreseen) and (
-                reach := self._steady(blind, steady_horizon, with_load)
-            ):
+            if self._is_news(newest.calm, foreseen) and (reach := self._steady(blind, steady_horizon, with_load)):
                 return reach
         if newest.told and not self.warming_up and (reach := self._brisk(foreseen, blind, horizon)):
             return reach
         if newest.told and not self._is_young and (reach := self._over_the_top(blind, horizon)):
             return reach
-        if not expected and self._is_news(self._beyond(newest.calm), foreseen) and (reach := self._brim()):
+        if not expected and self._is_news(newest.calm, foreseen) and (reach := self._brim()):
             return reach
         slow_horizon = horizon if expected else max(horizon, self._policy.slow_horizon_seconds)
         swing = self._swing_bytes
@@ -219,13 +217,13 @@ class Growth:
         """Whether the process may still have to show its ordinary rises."""
         return self.warming_up or self._recent[-1].time - self._warm_at < self._policy.acquaintance_seconds
 
-    def _is_news(self, height: float, foreseen: Foreseen, acquaintance_seconds: float = math.inf) -> bool:
-        """Whether this rise is more than noise, more than the plan foresaw, and unlike those the pod survived.
+    def _is_news(self, parts: Parts, foreseen: Foreseen, acquaintance_seconds: float = math.inf) -> bool:
+        """Whether a rise to `parts` is more than noise, more than the plan foresaw, and unlike those the pod survived.
 
         Heights that the plan foresaw are none for as long as the pod is young, or for `acquaintance_seconds` of that.
         """
         policy, rises = self._policy, self._rises
-        newest = self._recent[-1]
+        newest, height = self._recent[-1], self._beyond(parts)
         rise = height - rises.start
         headroom = self._limit_bytes - newest.memory
         if rise < policy.noise_sigmas * self._noise_bytes or rise < policy.headroom_used_ratio * (headroom + rise):
@@ -281,11 +279,6 @@ class Growth:
         policy, recent = self._policy, self._recent
         if self._beyond(recent[-1].judged) < self._rises.top:
             return None
-        settled = not self.warming_up and recent[-1].time - self._warm_at >= policy.usual_rise_seconds
-        if settled and not with_load:
-            few = policy.rises_in_a_row_unexplained
-            if self._beyond_doubt(few) and (reach := self._row(few, blind, horizon, with_load)):
-                return reach
         needed = policy.rises_in_a_row
         if with_load:
             # An admitted burst rises in a row too, and is over by then.
@@ -298,12 +291,12 @@ class Growth:
         acquaintance, needed = policy.brisk_acquaintance_seconds, policy.rises_in_a_row_unexplained
         if (
             self._beyond(newest.judged) >= self._rises.top
-            and self._is_news(self._beyond(newest.least), foreseen, acquaintance)
+            and self._is_news(newest.least, foreseen, acquaintance)
             and self._beyond_doubt(needed)
             and (reach := self._row(needed, blind, horizon, with_load=False))
         ):
             return reach
-        if not self._is_news(self._beyond(newest.calm), foreseen, acquaintance):
+        if not self._is_news(newest.calm, foreseen, acquaintance):
             return None
         return self._trend(policy.brisk_samples, blind, horizon, with_load=False)
 
