@@ -326,6 +326,28 @@ def test_image_hosts_that_all_stay_away_end_the_run_and_fail_no_image(tmp_path: 
     assert len(report.in_flight) == 20 - len(job.tasks)
 
 
+def test_the_last_image_to_stay_away_fails_alone_and_the_others_silence_is_not_held_against_the_run(
+    tmp_path: Path,
+) -> None:
+    """All others have come, so there is nothing else to fetch for longer than silence is borne."""
+    failed = threading.Event()
+    waits = iter((0.5, 3.0))
+
+    def away(url: str) -> None:
+        if "image-0?" not in url:
+            assert failed.wait(10)
+            return
+        failed.set()
+        raise RetryLater("connection refused", next(waits, 0.1))
+
+    fetcher = fetcher_of(IMAGES)
+    fetcher.before_fetch = away
+    job = BedJob(tasks_of([*IMAGES]), lease_seconds=float("inf"))
+    report = app.run(assignment(), job, fetcher, BedPredictor(), settings(tmp_path, upstream_silence_seconds=2.0))
+    assert (report.exit_code, report.acked, report.failed) == (ExitCode.DONE, 20, 1)
+    assert "could not be fetched" in job.reason("image-0")
+
+
 def test_one_image_that_stays_away_while_others_come_fails_alone_where_leases_do_not_end(tmp_path: Path) -> None:
     def away(url: str) -> None:
         if "image-0?" in url:

@@ -66,6 +66,13 @@ class Flow:
         self.fetching_fails_since: float | None = None
         self.closing = False
 
+    def nothing_comes(self) -> bool:
+        """Whether images are tried of which none has come since; one that others overtook is to blame itself."""
+        since = self.fetching_fails_since
+        return since is not None and any(
+            lease.fetch_failures and lease.first_failed_at >= since for lease in self.ledger.held(Place.QUEUED)
+        )
+
     def fetch(self, lease: Lease, delay_seconds: float = 0.0) -> None:
         """To be downloaded, for the first time or anew."""
         self._give_back(lease)

@@ -123,6 +123,9 @@ class Download:
         elif lease.task.last_delivery or now + wait_seconds < lease.task.expires_at:
             reason = f"could not be fetched in {now - lease.first_failed_at:.0f} s: {redact(str(error))}"
             self._flow.answer(lease, Failure(reason))
+            if others_come and not self._flow.nothing_comes():
+                # What failed lately was this one: who comes next is not to inherit its silence.
+                self._flow.fetching_fails_since = None
         else:
             self._flow.drop(lease)
 

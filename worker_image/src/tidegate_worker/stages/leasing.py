@@ -134,7 +134,7 @@ class Leasing:
 
     def _seconds_without_images(self) -> float:
         since = self._flow.fetching_fails_since
-        return time.monotonic() - since if since is not None else 0.0
+        return time.monotonic() - since if since is not None and self._flow.nothing_comes() else 0.0
 
     def _lease_or_ask(self) -> Ending | None:
         now = time.monotonic()
