@@ -88,7 +88,8 @@ class BedJob:
     state: JobState = JobState.OPEN
     before_lease: Callable[[], None] = lambda: None
     before_answer: Callable[[], None] = lambda: None
-    most_leased: int = 0
+    #: One moment for each task handed out.
+    leased_at: list[float] = field(default_factory=list)
     lease_sizes: list[int] = field(default_factory=list)
     expected: int | None = None
     closed: bool = False
@@ -96,7 +97,6 @@ class BedJob:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._unacked = 0
-        self._leased = 0
         self.total = len(self.tasks)
 
     def prove(self) -> None: ...
@@ -112,8 +112,7 @@ class BedJob:
                 for task in self.tasks[:at_most]
             ]
             del self.tasks[:at_most]
-            self._leased += len(taken)
-            self.most_leased = max(self.most_leased, self._leased)
+            self.leased_at += [now] * len(taken)
             self.lease_sizes.append(at_most)
             return taken
 
@@ -137,7 +136,6 @@ class BedJob:
             with self._lock:
                 self.answers.append(answer)
                 self._unacked -= 1
-                self._leased -= 1
             on_acked(answer)
 
     def outstanding(self) -> int:
@@ -195,6 +193,8 @@ class BedPredictor:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     batches: list[list[str]] = field(default_factory=list)
     seen: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    #: One moment for each image done with.
+    predicted_at: list[float] = field(default_factory=list)
 
     def workspace_bytes(self, width: int, height: int) -> int:
         return self.workspace
@@ -204,7 +204,16 @@ class BedPredictor:
         self.seen |= {image.task.image_id: tuple(image.pixels.shape) for image in images}
         self.on_predict(images)
         time.sleep(self.seconds)
+        self.predicted_at += [time.monotonic()] * len(images)
         return [Prediction(()) for _ in images]
+
+
+def most_at_work(job: BedJob, predictor: BedPredictor) -> int:
+    """The most images that were leased and not yet predicted; an answer on its way is no more work."""
+    return max(
+        number - sum(done <= leased for done in predictor.predicted_at)
+        for number, leased in enumerate(sorted(job.leased_at), start=1)
+    )
 
 
 def url_of(image_id: str) -> str:
