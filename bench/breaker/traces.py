@@ -197,9 +197,16 @@ def _compose(rng: np.random.Generator, kind: str, n: int) -> _Pod:
 
 
 def _told(
-    rng: np.random.Generator, pod: _Pod, memory: Array, kind: str, onset: float | None, wanted: Array, upper: float
+    rng: np.random.Generator,
+    pod: _Pod,
+    memory: Array,
+    usual: Array,
+    kind: str,
+    onset: float | None,
+    wanted: Array,
+    upper: float,
 ) -> Trace:
-    """The trace in bytes, with the worker's counters and the plan's numbers."""
+    """The trace in bytes, with the worker's counters, and what the plan and runs of `usual` memory tell."""
     n = memory.size
     limit = float(rng.choice([2, 4, 8, 16, 32, 64])) * GIB
     images_per_second = _log_uniform(rng, 0.3, 20)
@@ -209,12 +216,11 @@ def _told(
         if at < n:
             acked[at:] -= acked[at]
             gate[at:] -= gate[at]
-    healthy = pod.held + pod.credits
-    calm = healthy[pod.work_at + 120 :] if n > pod.work_at + 400 else healthy
+    calm = usual[pod.work_at + 120 :] if n > pod.work_at + 400 else usual
     paces = (calm[60:] - calm[:-60]) / 60
     rising = paces[paces > 0]
     baseline = float(np.percentile(rising, 95)) if rising.size else 1e-5
-    peak = float(np.max(healthy))
+    peak = float(np.max(usual))
     return Trace(
         kind=kind,
         memory=np.clip(memory, 0.0, None) * limit,
@@ -270,7 +276,7 @@ def healthy(rng: np.random.Generator, kind: str, hours: float) -> Trace:
     else:
         peak, upper = _planned(rng, 0.45, 0.93)
     memory = _scaled(rng, pod, peak)
-    return _told(rng, pod, memory, kind, None, np.zeros(n), upper)
+    return _told(rng, pod, memory, memory, kind, None, np.zeros(n), upper)
 
 
 def doomed(rng: np.random.Generator, ramp: str) -> Trace:
@@ -311,14 +317,14 @@ def doomed(rng: np.random.Generator, ramp: str) -> Trace:
     end = int(over[0]) + 1 if over.size else n
     for name in ("held", "credits", "pace", "gate"):
         setattr(pod, name, getattr(pod, name)[:end])
-    return _told(rng, pod, memory[:end], ramp, float(onset), np.zeros(end), upper)
+    return _told(rng, pod, memory[:end], usual, ramp, float(onset), np.zeros(end), upper)
 
 
 def held(rng: np.random.Generator, kind: str) -> Trace:
     """A job whose memory the gate holds under the limit, so that it crawls instead of dying."""
     n = int(rng.uniform(1800, 3600))
     pod = _compose(rng, "steady", n)
-    memory = _scaled(rng, pod, rng.uniform(0.4, 0.7))
+    usual = memory = _scaled(rng, pod, rng.uniform(0.4, 0.7))
     onset = int(rng.uniform(600, n - 900))
     rise = int(_log_uniform(rng, 10, 120))
     level = rng.uniform(0.76, 0.84)
@@ -336,4 +342,4 @@ def held(rng: np.random.Generator, kind: str) -> Trace:
         pod.pace[late] *= rng.uniform(0.05, 0.35)
     else:
         wanted[late] = rng.uniform(1.05, 1.6)
-    return _told(rng, pod, memory, kind, float(onset + rise), wanted, 0.75)
+    return _told(rng, pod, memory, usual, kind, float(onset + rise), wanted, 0.75)
