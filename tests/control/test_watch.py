@@ -282,7 +282,7 @@ def test_a_pod_that_does_not_run_yet_is_not_called_blind(night: Night) -> None:
 
 def test_an_api_server_that_is_away_for_some_rounds_costs_only_those(night: Night) -> None:
     night.launch(course=GROWING)
-    night.later(60)
+    night.later(40)
     night.pods.trouble["live"] = RetryLater("the Kubernetes API did not answer")
     for _ in range(6):
         night.tick()

@@ -324,6 +324,17 @@ def test_growth_that_drives_the_load_out_trips_though_memory_hardly_rises() -> N
     assert [time for time, _ in found][:1] == [62 * 30.0]
 
 
+def test_four_samples_of_a_slow_scrape_do_for_a_ramp_but_not_for_a_jump() -> None:
+    assert [time for time, _ in trips(rows((0.5, 0.1), (0.6, 0.1), (0.597, 0.1), (0.73, 0.1)))] == [64 * 30.0]
+    assert trips(rows((0.5, 0.1), (0.502, 0.1), (0.501, 0.1), (0.73, 0.1), (0.5, 0.1))) == []
+
+
+def test_growth_within_heights_foreseen_beside_the_limit_is_confirmed_by_one_sample_more() -> None:
+    ramp_up = rows(*((0.5 + 0.1 * n, 0.1) for n in range(1, 5)))
+    roomy, crowded = (trips(ramp_up, Foreseen(upper_bytes=share * LIMIT)) for share in (0.8, 0.95))
+    assert crowded[0][0] == roomy[0][0] + 30.0
+
+
 def test_bursts_that_show_what_a_credit_is_worth_do_not_make_the_level_rise() -> None:
     """Until then every credit counts whole; from then on some of the usual load seems to lie beyond it."""
 
@@ -459,6 +470,35 @@ def test_a_larger_limit_ends_the_alarm_and_the_same_growth_alarms_again_below_it
             assert assessment.ratio < 0.7
     assert min(alarms) < 800
     assert max(alarms) > 1000
+
+
+def test_a_climb_to_where_healthy_runs_have_been_is_no_news() -> None:
+    plan, history = 0.75 * LIMIT, 0.97 * LIMIT
+
+    def climb(t: float) -> float:
+        return plateau(0.7)(t) + 0.26 * min(1.0, max(0.0, (t - 1000) / 2600))
+
+    samples = list(sampled(climb, 6000, in_flight_bytes=lambda _: 0.02 * LIMIT))
+    assert trips(samples, Foreseen(upper_bytes=plan)) != []
+    assert trips(samples, Foreseen(upper_bytes=plan, peak_centre_bytes=history)) == []
+
+
+def test_a_first_batch_to_where_healthy_runs_have_been_is_no_news() -> None:
+    plan, history = 0.6 * LIMIT, 0.87 * LIMIT
+
+    def first_batch(t: float) -> float:
+        return plateau(0.3, 60)(t) + 0.55 * min(1.0, max(0.0, (t - 70) / 40))
+
+    samples = list(
+        sampled(
+            first_batch,
+            900,
+            acked=lambda t: max(0.0, t - 75),
+            in_flight_bytes=lambda t: 0.02 * LIMIT if t > 65 else 0.0,
+        )
+    )
+    assert trips(samples, Foreseen(upper_bytes=plan)) != []
+    assert trips(samples, Foreseen(upper_bytes=plan, peak_centre_bytes=history)) == []
 
 
 # --- hard samples -----------------------------------------------------------------------------------------------------

@@ -282,6 +282,16 @@ def test_peaks_above_what_images_explain_raise_the_plan_from_baselines() -> None
     assert 5 * GIB / 0.80 <= hungry.limit_bytes <= 1.5 * 5 * GIB / 0.80
 
 
+def test_the_usual_peak_of_healthy_runs_goes_with_every_plan_that_has_seen_enough_of_them() -> None:
+    for answer in (planned(JOB, CAPS, probe(), history(8)), planned(JOB, CAPS, baseline=history(8))):
+        assert answer.usual_peak_bytes == pytest.approx(1300 * MIB, rel=0.001)
+        assert 0 < answer.usual_peak_spread_bytes < 100 * MIB
+    assert planned(JOB, CAPS, probe()).usual_peak_bytes == planned(JOB, CAPS, probe(), history(2)).usual_peak_bytes == 0
+    unknown = plan_run(JOB, CAPS, baseline=history(8, last=NOW - 40 * DAY))
+    assert isinstance(unknown, InsufficientEvidence)
+    assert unknown.plan.usual_peak_bytes == pytest.approx(1300 * MIB, rel=0.001)
+
+
 def test_a_probe_beside_baselines_takes_its_own_images_and_the_larger_floor() -> None:
     plan = planned(JOB, CAPS, probe(floor_bytes=700 * MIB), history(5, floor_bytes=1400 * MIB, image_bytes=GIB))
     assert plan.evidence == "probe+baseline"

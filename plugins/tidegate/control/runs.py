@@ -106,6 +106,8 @@ def foreseen(plan: Plan) -> detector.Foreseen:
         baseline_velocity_bytes_per_second=plan.baseline_velocity_bytes_per_second,
         images_per_second=plan.images_per_second,
         budget_bytes=plan.ingest.budget_bytes,
+        peak_centre_bytes=plan.usual_peak_bytes,
+        peak_scale_bytes=plan.usual_peak_spread_bytes,
     )
 
 

@@ -325,6 +325,9 @@ class Plan(Payload):
     images_total: Count | None = None
     #: What the breaker calls normal growth; zero where no healthy run has told.
     baseline_velocity_bytes_per_second: Annotated[float, Field(ge=0)] = 0.0
+    #: The usual peak of comparable healthy runs and how far peaks scatter; zero where too few have told.
+    usual_peak_bytes: Bytes = 0
+    usual_peak_spread_bytes: Bytes = 0
     curve: tuple[CurvePoint, ...] = ()
     evidence: Literal["probe", "baseline", "probe+baseline", "default"]
     reasons: tuple[str, ...] = ()

@@ -40,6 +40,11 @@ class Foreseen:
     peak_centre_bytes: float = 0.0
     peak_scale_bytes: float = 0.0
 
+    @property
+    def height_bytes(self) -> float:
+        """What the plan foresaw or healthy runs have come to, whichever is higher."""
+        return max(self.upper_bytes, self.peak_centre_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -81,6 +86,10 @@ class Policy:
     steady_samples: int = 8
     #: Where credits rule out load, fewer do: a noisy pod's ramp may leave no time for more.
     brisk_samples: int = 5
+    #: ... or these, where the gaps between them are longer than a batch fills.
+    brisk_samples_least: int = 4
+    #: Up to heights that were foreseen so near the limit those few do not do: ordinary life there looks like an end.
+    crowded_ratio: float = 0.9
     #: A rise is told from noise at this many sigmas; thousands of pods are judged every 5 s, so 3 would not do.
     noise_sigmas: float = 6.0
     #: The long window is judged a dozen times an hour, not every sample.
@@ -131,8 +140,8 @@ class Policy:
     warm_up_seconds: float = 120.0
     #: ... and until a plateau, levels below this share of the limit are the model's where no plan says otherwise.
     warm_up_ratio: float = 0.9
-    #: ... or this share of the room above what the plan foresaw, for plans err most here.
-    warm_up_room: float = 0.3
+    #: ... or this share of the room above what plan and history foresaw, for plans err most here.
+    warm_up_room: float = 0.15
     #: Within this time of the warm-up, heights that the plan foresaw mean nothing: collectors take minutes to show.
     acquaintance_seconds: float = 600.0
     #: ... or this, for growth that would reach the limit in a minute: a collector as quick has shown itself by then.

@@ -179,9 +179,10 @@ class Growth:
         if len(self._recent) < 3:
             return None
         newest = self._recent[-1]
-        expected = newest.memory <= foreseen.upper_bytes
+        # A young pod has not shown its heights: those that healthy runs have come to count like the plan's.
+        expected = newest.memory <= (foreseen.height_bytes if self._is_young else foreseen.upper_bytes)
         if expected:
-            # The plan expects such heights: no margin, hence the last moment.
+            # Such heights are no news: no margin, hence the last moment.
             horizon /= self._policy.horizon_margin_ratio
         steady_horizon = horizon if expected else horizon * self._policy.steady_horizon_factor
         # Growth beyond the load is always judged; growth with the load where nothing says that the load must end.
@@ -191,7 +192,9 @@ class Growth:
                 return reach
             if self._is_news(newest.calm, foreseen) and (reach := self._steady(blind, steady_horizon, with_load)):
                 return reach
-        if newest.told and not self.warming_up and (reach := self._brisk(foreseen, blind, horizon)):
+        height = foreseen.height_bytes
+        crowded = newest.memory <= height and height > self._policy.crowded_ratio * self._limit_bytes
+        if newest.told and not self.warming_up and not crowded and (reach := self._brisk(foreseen, blind, horizon)):
             return reach
         if newest.told and not self._is_young and (reach := self._over_the_top(blind, horizon)):
             return reach
@@ -231,9 +234,10 @@ class Growth:
         upper = foreseen.upper_bytes
         if self.warming_up:
             # Plans err most here, so some of the room that the plan left is granted before growth means anything.
+            height = foreseen.height_bytes
             return newest.memory > (
-                upper + policy.warm_up_room * (self._limit_bytes - upper)
-                if upper
+                height + policy.warm_up_room * (self._limit_bytes - height)
+                if height
                 else policy.warm_up_ratio * self._limit_bytes
             )
         if newest.memory <= upper and self._is_young and newest.time - self._warm_at < acquaintance_seconds:
@@ -298,6 +302,10 @@ class Growth:
             return reach
         if not self._is_news(newest.calm, foreseen, acquaintance):
             return None
+        if (policy.brisk_samples_least - 1) * self._interval_seconds >= policy.usual_rise_seconds and (
+            reach := self._trend(policy.brisk_samples_least, blind, horizon, with_load=False)
+        ):
+            return reach
         return self._trend(policy.brisk_samples, blind, horizon, with_load=False)
 
     def _beyond_doubt(self, needed: int) -> bool:
@@ -391,6 +399,9 @@ class Growth:
         later = (values[-1] - values[half]) / (times[-1] - times[half])
         if self._dies(earlier, later, times[-1] - times[half]):
             return None
+        if samples < policy.brisk_samples and earlier < velocity / 2:
+            # So few that one jump bends the median of their slopes.
+            return None
         if with_load and earlier < velocity / 4:
             # One step, as an admitted burst makes it.
             return None
@@ -446,7 +457,7 @@ class Growth:
         top = max(height + swing, newest.memory) if newest.told else max(point.memory for point in self._recent)
         # Minutes of growth that end within the horizon have used most of the limit; lower, there is nothing to compute.
         used = level.span_seconds / (level.span_seconds + 2 * horizon)
-        if top <= max(foreseen.upper_bytes, limit * used):
+        if top <= max(foreseen.height_bytes, limit * used):
             return None
         if (trend := level.trend()) is None:
             return None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from tidegate.core.baseline import Baseline
 from tidegate.core.contract import GIB, MIB, CurvePoint, IngestSettings, Plan, ProbeReport
@@ -24,6 +24,7 @@ from tidegate.core.headroom import EndedRun, HeadroomPolicy, forecast_limit_byte
 from tidegate.core.leasing import LEAST_GRACE_SECONDS, Leases, plan_leases
 from tidegate.core.remedy import GATE_RATIO, LIMIT_STEP_BYTES
 from tidegate.core.throughput import Saturation, rate_with, saturate
+from tidegate.core.volume import usual_peak
 from tidegate.core.workload import Workload, from_baseline, from_both, from_report
 
 GATE_OPENS_RATIO: Final = 0.70
@@ -133,16 +134,31 @@ def plan_run(
     """The plan for `job` from a probe, from settled baselines, from both, or a safe default that says it is one."""
     _same_job(job, report, baseline)
     overrides = overrides or Overrides()
+    peaks = _peaks(job, baseline)
     probed = from_report(report) if report is not None else None
     usual = from_baseline(baseline) if baseline is not None and baseline.healthy_runs else None
     if probed is not None and usual is not None:
-        return _plan(job, caps, overrides, from_both(probed, usual), "probe+baseline")
+        return _plan(job, caps, overrides, peaks, from_both(probed, usual), "probe+baseline")
     if probed is not None:
-        return _plan(job, caps, overrides, probed, "probe")
+        return _plan(job, caps, overrides, peaks, probed, "probe")
     if usual is not None and baseline is not None and baseline.settled(job.now):
         seen = replace(usual, peak_bytes=_forecast_peak(job, caps, baseline))
-        return _plan(job, caps, overrides, seen, "baseline")
-    return _default(job, caps, overrides, report, baseline)
+        return _plan(job, caps, overrides, peaks, seen, "baseline")
+    return _default(job, caps, overrides, peaks, report, baseline)
+
+
+class _Peaks(NamedTuple):
+    """What comparable healthy runs have come to: the usual peak and how far peaks scatter."""
+
+    usual_bytes: int = 0
+    spread_bytes: int = 0
+
+
+def _peaks(job: Job, baseline: Baseline | None) -> _Peaks:
+    usual = usual_peak(job.now, baseline.recent) if baseline is not None else None
+    if usual is None:
+        return _Peaks()
+    return _Peaks(round(usual.median_bytes), round(usual.median_bytes * usual.log_spread))
 
 
 def _forecast_peak(job: Job, caps: Caps, baseline: Baseline) -> int:
@@ -159,6 +175,7 @@ def _plan(
     job: Job,
     caps: Caps,
     overrides: Overrides,
+    peaks: _Peaks,
     work: Workload,
     evidence: Literal["probe", "baseline", "probe+baseline"],
 ) -> Plan | ImageTooLarge:
@@ -195,6 +212,8 @@ def _plan(
         images_per_second=rate,
         images_total=job.images_total,
         baseline_velocity_bytes_per_second=work.growth_bytes_per_image * rate,
+        usual_peak_bytes=peaks.usual_bytes,
+        usual_peak_spread_bytes=peaks.spread_bytes,
         curve=_curve(work, full, memory),
         evidence=evidence,
         reasons=(*memory.reasons, *leases.reasons, *_ingest_reasons(work, full, ingest, overrides)),
@@ -328,7 +347,12 @@ def _curve(work: Workload, full: Saturation, memory: _Memory) -> tuple[CurvePoin
 
 
 def _default(
-    job: Job, caps: Caps, overrides: Overrides, report: ProbeReport | None, baseline: Baseline | None
+    job: Job,
+    caps: Caps,
+    overrides: Overrides,
+    peaks: _Peaks,
+    report: ProbeReport | None,
+    baseline: Baseline | None,
 ) -> InsufficientEvidence:
     floor = report.floor_bytes if report is not None else 0
     need = _round_up(max(_UNKNOWN_LIMIT_BYTES, (floor + _UNKNOWN_ROOM_BYTES) / GATE_OPENS_RATIO))
@@ -363,6 +387,8 @@ def _default(
         startup_seconds=2 * _PULL_SECONDS,
         images_per_second=0.0,
         images_total=job.images_total,
+        usual_peak_bytes=peaks.usual_bytes,
+        usual_peak_spread_bytes=peaks.spread_bytes,
         evidence="default",
         reasons=(reason, *reasons),
     )
