@@ -483,6 +483,13 @@ def test_a_climb_to_where_healthy_runs_have_been_is_no_news() -> None:
     assert trips(samples, Foreseen(upper_bytes=plan, peak_centre_bytes=history)) == []
 
 
+def test_healthy_runs_that_came_to_more_than_this_limit_excuse_nothing() -> None:
+    samples = list(sampled(ramp(0.6, 1000, 3000), 4000, in_flight_bytes=lambda _: 0.02 * LIMIT))
+    plan = Foreseen(upper_bytes=0.65 * LIMIT)
+    larger = Foreseen(upper_bytes=0.65 * LIMIT, peak_centre_bytes=1.5 * LIMIT)
+    assert [time for time, _ in trips(samples, larger)] == [time for time, _ in trips(samples, plan)] != []
+
+
 def test_a_first_batch_to_where_healthy_runs_have_been_is_no_news() -> None:
     plan, history = 0.6 * LIMIT, 0.87 * LIMIT
 

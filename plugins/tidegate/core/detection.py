@@ -40,10 +40,12 @@ class Foreseen:
     peak_centre_bytes: float = 0.0
     peak_scale_bytes: float = 0.0
 
-    @property
-    def height_bytes(self) -> float:
-        """What the plan foresaw or healthy runs have come to, whichever is higher."""
-        return max(self.upper_bytes, self.peak_centre_bytes)
+    def height_bytes(self, most_bytes: float) -> float:
+        """What the plan foresaw or healthy runs have come to, whichever is higher.
+
+        Runs that came to more than `most_bytes` had a larger limit: they warn of this one, and excuse nothing.
+        """
+        return max(self.upper_bytes, self.peak_centre_bytes if self.peak_centre_bytes <= most_bytes else 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ class Growth:
             return None
         newest = self._recent[-1]
         # A young pod has not shown its heights: those that healthy runs have come to count like the plan's.
-        expected = newest.memory <= (foreseen.height_bytes if self._is_young else foreseen.upper_bytes)
+        expected = newest.memory <= (self._height(foreseen) if self._is_young else foreseen.upper_bytes)
         if expected:
             # Such heights are no news: no margin, hence the last moment.
             horizon /= self._policy.horizon_margin_ratio
@@ -192,7 +192,7 @@ class Growth:
                 return reach
             if self._is_news(newest.calm, foreseen) and (reach := self._steady(blind, steady_horizon, with_load)):
                 return reach
-        height = foreseen.height_bytes
+        height = self._height(foreseen)
         crowded = newest.memory <= height and height > self._policy.crowded_ratio * self._limit_bytes
         if newest.told and not self.warming_up and not crowded and (reach := self._brisk(foreseen, blind, horizon)):
             return reach
@@ -207,6 +207,9 @@ class Growth:
             or self._climb(self._middle, swing, foreseen, blind, steady_horizon)
             or self._climb(self._tops, 0.0, foreseen, blind, slow_horizon)
         )
+
+    def _height(self, foreseen: Foreseen) -> float:
+        return foreseen.height_bytes((1 - self._policy.reserve_ratio) * self._limit_bytes)
 
     def _is_explained(self, foreseen: Foreseen) -> bool:
         """Whether credits in flight are known, and memory stays under the limit with the whole budget in use."""
@@ -234,7 +237,7 @@ class Growth:
         upper = foreseen.upper_bytes
         if self.warming_up:
             # Plans err most here, so some of the room that the plan left is granted before growth means anything.
-            height = foreseen.height_bytes
+            height = self._height(foreseen)
             return newest.memory > (
                 height + policy.warm_up_room * (self._limit_bytes - height)
                 if height
@@ -457,7 +460,7 @@ class Growth:
         top = max(height + swing, newest.memory) if newest.told else max(point.memory for point in self._recent)
         # Minutes of growth that end within the horizon have used most of the limit; lower, there is nothing to compute.
         used = level.span_seconds / (level.span_seconds + 2 * horizon)
-        if top <= max(foreseen.height_bytes, limit * used):
+        if top <= max(self._height(foreseen), limit * used):
             return None
         if (trend := level.trend()) is None:
             return None
