@@ -179,8 +179,9 @@ class Growth:
         if len(self._recent) < 3:
             return None
         newest = self._recent[-1]
+        height = self._height(foreseen)
         # A young pod has not shown its heights: those that healthy runs have come to count like the plan's.
-        expected = newest.memory <= (self._height(foreseen) if self._is_young else foreseen.upper_bytes)
+        expected = newest.memory <= (height if self._is_young else foreseen.upper_bytes)
         if expected:
             # Such heights are no news: no margin, hence the last moment.
             horizon /= self._policy.horizon_margin_ratio
@@ -192,7 +193,6 @@ class Growth:
                 return reach
             if self._is_news(newest.calm, foreseen) and (reach := self._steady(blind, steady_horizon, with_load)):
                 return reach
-        height = self._height(foreseen)
         crowded = newest.memory <= height and height > self._policy.crowded_ratio * self._limit_bytes
         if newest.told and not self.warming_up and not crowded and (reach := self._brisk(foreseen, blind, horizon)):
             return reach
