@@ -209,6 +209,7 @@ class Growth:
         )
 
     def _height(self, foreseen: Foreseen) -> float:
+        """The highest that plan or history foresaw under this limit."""
         return foreseen.height_bytes((1 - self._policy.reserve_ratio) * self._limit_bytes)
 
     def _is_explained(self, foreseen: Foreseen) -> bool:
@@ -236,11 +237,11 @@ class Growth:
             return False
         upper = foreseen.upper_bytes
         if self.warming_up:
-            # Plans err most here, so some of the room that the plan left is granted before growth means anything.
-            height = self._height(foreseen)
+            # Plans err most here, so some of the room above all that was foreseen is granted before growth means anything.
+            known = self._height(foreseen)
             return newest.memory > (
-                height + policy.warm_up_room * (self._limit_bytes - height)
-                if height
+                known + policy.warm_up_room * (self._limit_bytes - known)
+                if known
                 else policy.warm_up_ratio * self._limit_bytes
             )
         if newest.memory <= upper and self._is_young and newest.time - self._warm_at < acquaintance_seconds:
