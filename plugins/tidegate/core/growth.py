@@ -237,7 +237,7 @@ class Growth:
             return False
         upper = foreseen.upper_bytes
         if self.warming_up:
-            # Plans err most here, so some of the room above all that was foreseen is granted before growth means anything.
+            # Plans err most here, so growth means nothing before it has used some of the room above what was foreseen.
             known = self._height(foreseen)
             return newest.memory > (
                 known + policy.warm_up_room * (self._limit_bytes - known)
